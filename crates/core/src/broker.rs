@@ -1,0 +1,106 @@
+//! The machine's front door.
+
+use std::sync::Arc;
+
+use crate::effect::Effects;
+use crate::ids::{Mono, Now};
+use crate::input::Input;
+use crate::metrics::Metrics;
+
+/// One vhost: everything that can happen to it goes through [`Broker::handle`].
+#[derive(Debug)]
+pub struct Broker {
+    metrics: Metrics,
+}
+
+/// How a vhost is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its name, as clients open it.
+    pub vhost: Arc<str>,
+    /// Source of all its randomness: hash seeds, generated names, reply addresses. Must be secret
+    /// and unpredictable outside of tests.
+    pub seed: [u8; 32],
+    /// Bounds of everything a client can make grow.
+    pub limits: Limits,
+}
+
+/// Bounds of what clients can make grow. What goes over one is refused with 506 or 406.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Queues in the vhost.
+    pub queues_max: usize,
+    /// Exchanges in the vhost.
+    pub exchanges_max: usize,
+    /// Bindings in the vhost.
+    pub bindings_max: usize,
+    /// Consumers on one channel.
+    pub consumers_per_channel_max: usize,
+    /// Octets of deliveries that may wait in one connection's outbox before its consumers are
+    /// considered full. One message larger than this may pass an empty outbox.
+    pub outbox_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queues_max: 100_000,
+            exchanges_max: 10_000,
+            bindings_max: 1_000_000,
+            consumers_per_channel_max: 10_000,
+            outbox_bytes_max: 1 << 20,
+        }
+    }
+}
+
+/// What there is of everything, right now.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Totals {
+    /// Open connections.
+    pub connections: usize,
+    /// Open channels.
+    pub channels: usize,
+    /// Consumers.
+    pub consumers: usize,
+    /// Queues.
+    pub queues: usize,
+    /// Exchanges, predeclared ones included.
+    pub exchanges: usize,
+    /// Bindings, without the default exchange's.
+    pub bindings: usize,
+    /// Messages waiting to be delivered.
+    pub ready: usize,
+    /// Messages delivered and not settled.
+    pub unacked: usize,
+    /// Octets of memory held by ready messages, a message in several queues counted in each.
+    pub ready_bytes: usize,
+}
+
+impl Broker {
+    /// An empty vhost with the predeclared exchanges.
+    #[must_use]
+    pub fn new(_options: Options) -> Self {
+        Self { metrics: Metrics::default() }
+    }
+
+    /// Takes one input and adds what is to be done about it to `fx`.
+    pub fn handle(&mut self, _now: Now, _input: Input, _fx: &mut Effects) {}
+
+    /// When [`Input::Tick`] is due, if ever. May change with each `handle`.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Mono> {
+        None
+    }
+
+    /// Counters since the start.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// What there is right now.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        Totals::default()
+    }
+}

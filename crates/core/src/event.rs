@@ -1,0 +1,49 @@
+//! What an operator may want to know; the server writes it to the log.
+
+use std::sync::Arc;
+
+use crate::error::AmqpError;
+use crate::ids::ConnectionId;
+
+/// Something worth a line in the log, or in an event exchange one day.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A channel was closed with an error.
+    ChannelRefused {
+        /// Whose channel.
+        connection: ConnectionId,
+        /// Channel number.
+        channel: u16,
+        /// Why.
+        error: AmqpError,
+    },
+    /// A connection was closed with an error.
+    ConnectionRefused {
+        /// Which.
+        connection: ConnectionId,
+        /// Why.
+        error: AmqpError,
+    },
+    /// A queue came to be.
+    QueueCreated {
+        /// Its name.
+        queue: Arc<str>,
+    },
+    /// A queue is gone.
+    QueueDeleted {
+        /// Its name.
+        queue: Arc<str>,
+        /// Ready messages that went with it.
+        ready: usize,
+    },
+    /// An exchange came to be.
+    ExchangeCreated {
+        /// Its name.
+        exchange: Arc<str>,
+    },
+    /// An exchange is gone.
+    ExchangeDeleted {
+        /// Its name.
+        exchange: Arc<str>,
+    },
+}

@@ -1,0 +1,257 @@
+//! A message: one immutable, shared block of memory, made once when its content is complete.
+//!
+//! ```text
+//!  0            1           2      4                8               9         10
+//! +------------+-----------+------+----------------+---------------+----------+- - - - -+- - -+- - - - - -+- - -+
+//! | exchange # | r. key  # | flags| properties #   | delivery mode | priority | exchange| key | properties| body|
+//! +------------+-----------+------+----------------+---------------+----------+- - - - -+- - -+- - - - - -+- - -+
+//!      u8           u8       u16        u32              u8             u8
+//! ```
+//!
+//! One block, because a waiting message then costs one allocation, and because a slice of a read
+//! buffer would keep the whole buffer alive. Exchange and routing key stand next to each other, so
+//! that "same address as the last message" is one comparison.
+
+use std::fmt;
+use std::sync::Arc;
+
+use leveret_codec::{ContentHeader, Properties};
+
+/// Octets before the exchange name.
+const HEAD: usize = 10;
+
+/// Delivery mode of messages that survive a restart in a durable queue.
+const PERSISTENT: u8 = 2;
+
+/// Bodies up to this many octets are put together in the scratch buffer and copied once more; for
+/// longer ones the block is allocated first and filled in place.
+const SCRATCH_BODY_MAX: usize = 2_048;
+
+/// A published message, shared by all queues it went to. Cloning costs one atomic addition.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Message(Arc<[u8]>);
+
+impl Message {
+    /// Puts a message together from its parts; `scratch` is overwritten and may be reused.
+    ///
+    /// `exchange` and `routing_key` must be at most 255 octets (the codec's short strings are);
+    /// what is longer is cut, so that the block stays readable whatever the caller does.
+    #[must_use]
+    pub fn build(
+        scratch: &mut Vec<u8>,
+        exchange: &str,
+        routing_key: &str,
+        header: &ContentHeader<'_>,
+        body: &[u8],
+    ) -> Self {
+        scratch.clear();
+        write_head(scratch, exchange, routing_key, header);
+        if body.len() <= SCRATCH_BODY_MAX {
+            scratch.extend_from_slice(body);
+            return Self(Arc::from(scratch.as_slice()));
+        }
+        let mut block: Arc<[u8]> = std::iter::repeat_n(0, scratch.len() + body.len()).collect();
+        if let Some(bytes) = Arc::get_mut(&mut block) {
+            let (head, tail) = bytes.split_at_mut(scratch.len());
+            head.copy_from_slice(scratch);
+            tail.copy_from_slice(body);
+        }
+        Self(block)
+    }
+
+    /// The same content under other properties (and, if given, another address).
+    #[must_use]
+    pub fn with_properties(&self, properties: &Properties) -> Self {
+        let mut raw = Vec::new();
+        let flags = properties.encode(&mut raw);
+        let header = ContentHeader {
+            class_id: leveret_codec::constants::CLASS_BASIC,
+            body_size: self.body().len() as u64,
+            flags,
+            raw: &raw,
+            summary: leveret_codec::PropertySummary {
+                delivery_mode: self.0[8],
+                priority: self.0[9],
+            },
+        };
+        Self::build(&mut Vec::new(), self.exchange(), self.routing_key(), &header, self.body())
+    }
+
+    /// Name of the exchange it was published to.
+    #[must_use]
+    pub fn exchange(&self) -> &str {
+        text(&self.0[HEAD..HEAD + self.exchange_len()])
+    }
+
+    /// The routing key it was published with.
+    #[must_use]
+    pub fn routing_key(&self) -> &str {
+        let start = HEAD + self.exchange_len();
+        text(&self.0[start..start + self.key_len()])
+    }
+
+    /// Exchange and routing key as octets, lengths and all: equal for equal addresses only.
+    #[must_use]
+    pub fn address(&self) -> Address<'_> {
+        Address {
+            lengths: [self.0[0], self.0[1]],
+            names: &self.0[HEAD..HEAD + self.exchange_len() + self.key_len()],
+        }
+    }
+
+    /// Which properties are present (bits of `leveret_codec::properties::flags`).
+    #[must_use]
+    pub fn property_flags(&self) -> u16 {
+        u16::from_le_bytes([self.0[2], self.0[3]])
+    }
+
+    /// The property values as they were sent, without the flag word.
+    #[must_use]
+    pub fn raw_properties(&self) -> &[u8] {
+        let start = HEAD + self.exchange_len() + self.key_len();
+        &self.0[start..start + self.properties_len()]
+    }
+
+    /// The properties, decoded; call it off the hot path.
+    #[must_use]
+    pub fn properties(&self) -> Properties {
+        // Validated when the message came in, so the default never shows.
+        Properties::parse(self.property_flags(), self.raw_properties()).unwrap_or_default()
+    }
+
+    /// The payload.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.0[self.body_start()..]
+    }
+
+    /// Where [`Message::body`] starts in [`Message::block`].
+    #[must_use]
+    pub fn body_start(&self) -> usize {
+        HEAD + self.exchange_len() + self.key_len() + self.properties_len()
+    }
+
+    /// The whole block, for writers that send the body without copying it.
+    #[must_use]
+    pub fn block(&self) -> &Arc<[u8]> {
+        &self.0
+    }
+
+    /// Delivery mode 2: it survives a restart if its queue does.
+    #[must_use]
+    pub fn is_persistent(&self) -> bool {
+        self.0[8] == PERSISTENT
+    }
+
+    /// The priority property; 0 if it was absent.
+    #[must_use]
+    pub fn priority(&self) -> u8 {
+        self.0[9]
+    }
+
+    /// Octets of memory it holds, block head included.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.0.len() + 2 * size_of::<usize>() // the two reference counts
+    }
+
+    fn exchange_len(&self) -> usize {
+        usize::from(self.0[0])
+    }
+
+    fn key_len(&self) -> usize {
+        usize::from(self.0[1])
+    }
+
+    fn properties_len(&self) -> usize {
+        u32::from_le_bytes([self.0[4], self.0[5], self.0[6], self.0[7]]) as usize
+    }
+}
+
+/// Where a message was sent; see [`Message::address`].
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct Address<'a> {
+    lengths: [u8; 2],
+    names: &'a [u8],
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Message({:?} {:?}, {} B)",
+            self.exchange(),
+            self.routing_key(),
+            self.body().len()
+        )
+    }
+}
+
+/// A message whose body arrives in several frames.
+///
+/// Grows with what has arrived, never with what was announced: a peer must send an octet for each
+/// octet we keep.
+#[derive(Debug)]
+pub struct Draft {
+    block: Vec<u8>,
+    missing: u64,
+}
+
+impl Draft {
+    /// Starts a message whose body is announced by `header`.
+    #[must_use]
+    pub fn new(exchange: &str, routing_key: &str, header: &ContentHeader<'_>) -> Self {
+        let mut block = Vec::with_capacity(HEAD + exchange.len() + routing_key.len() + header.raw.len());
+        write_head(&mut block, exchange, routing_key, header);
+        Self { block, missing: header.body_size }
+    }
+
+    /// Octets of the body that have not arrived.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.missing
+    }
+
+    /// Adds what one body frame brought; false (and nothing added) if it is more than was announced.
+    #[must_use]
+    pub fn push(&mut self, payload: &[u8]) -> bool {
+        let Some(missing) = self.missing.checked_sub(payload.len() as u64) else {
+            return false;
+        };
+        self.missing = missing;
+        self.block.extend_from_slice(payload);
+        true
+    }
+
+    /// The message, once nothing is missing.
+    #[must_use]
+    pub fn finish(self) -> Message {
+        debug_assert_eq!(self.missing, 0);
+        Message(Arc::from(self.block))
+    }
+}
+
+fn write_head(block: &mut Vec<u8>, exchange: &str, routing_key: &str, header: &ContentHeader<'_>) {
+    let exchange = cut(exchange);
+    let routing_key = cut(routing_key);
+    let properties_len = u32::try_from(header.raw.len()).unwrap_or(u32::MAX);
+    block.push(exchange.len() as u8);
+    block.push(routing_key.len() as u8);
+    block.extend_from_slice(&header.flags.to_le_bytes());
+    block.extend_from_slice(&properties_len.to_le_bytes());
+    block.push(header.summary.delivery_mode);
+    block.push(header.summary.priority);
+    block.extend_from_slice(exchange);
+    block.extend_from_slice(routing_key);
+    block.extend_from_slice(header.raw);
+}
+
+fn cut(name: &str) -> &[u8] {
+    let bytes = name.as_bytes();
+    bytes.get(..255).unwrap_or(bytes)
+}
+
+fn text(bytes: &[u8]) -> &str {
+    // Came in as `&str`; only a name cut at 255 octets could fail, and those cannot be made.
+    std::str::from_utf8(bytes).unwrap_or_default()
+}

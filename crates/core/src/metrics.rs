@@ -1,0 +1,52 @@
+//! THE TABLE of counters.
+//!
+//! One row a counter: it becomes a field, a Prometheus sample and a help text. Plain integers,
+//! because one turn at a time touches them.
+
+/// Makes the struct and its listing from the rows.
+macro_rules! counters {
+    ($($name:ident: $metric:literal, $help:literal;)*) => {
+        /// Totals since the vhost started.
+        #[derive(Clone, Debug, Default, Eq, PartialEq)]
+        pub struct Metrics {
+            $(#[doc = $help] pub $name: u64,)*
+        }
+
+        impl Metrics {
+            /// Every counter as (Prometheus name without prefix and `_total`, help, value).
+            #[must_use]
+            pub fn rows(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$(($metric, $help, self.$name),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    published: "messages_received", "Messages published by clients.";
+    published_confirm: "messages_received_confirm", "Messages published on channels in confirm mode.";
+    confirmed: "messages_confirmed", "Messages confirmed to publishers.";
+    routed: "messages_routed", "Copies of messages that went to a queue.";
+    unroutable_dropped: "messages_unroutable_dropped", "Messages without a queue that were dropped.";
+    unroutable_returned: "messages_unroutable_returned", "Mandatory messages without a queue that were returned.";
+    delivered_manual: "messages_delivered_consume_manual_ack", "Deliveries to consumers that acknowledge.";
+    delivered_auto: "messages_delivered_consume_auto_ack", "Deliveries to consumers that do not acknowledge.";
+    got_manual: "messages_delivered_get_manual_ack", "Messages fetched with basic.get to be acknowledged.";
+    got_auto: "messages_delivered_get_auto_ack", "Messages fetched with basic.get without acknowledgement.";
+    get_empty: "messages_get_empty", "basic.get on an empty queue.";
+    redelivered: "messages_redelivered", "Deliveries with the redelivered flag.";
+    acknowledged: "messages_acknowledged", "Deliveries acknowledged.";
+    requeued: "messages_requeued", "Deliveries put back into their queue.";
+    discarded: "messages_discarded", "Deliveries rejected without requeue.";
+    purged: "messages_purged", "Messages removed by queue.purge or with their queue.";
+    replies_dropped: "direct_replies_dropped", "Direct replies dropped because their reader was too slow.";
+    queues_declared: "queues_declared", "queue.declare that found or made a queue.";
+    queues_created: "queues_created", "Queues created.";
+    queues_deleted: "queues_deleted", "Queues deleted, expired or gone with their connection.";
+    connections_opened: "connections_opened", "Connections that opened the vhost.";
+    connections_closed: "connections_closed", "Connections that left the vhost.";
+    channels_opened: "channels_opened", "Channels opened.";
+    channels_closed: "channels_closed", "Channels closed, by whomever.";
+    channel_errors: "channel_errors", "Channels closed with an error.";
+    connection_errors: "connection_errors", "Connections closed with an error of the core.";
+}

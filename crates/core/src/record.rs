@@ -1,0 +1,100 @@
+//! What must survive a restart, as facts in the order they became true.
+//!
+//! The core emits these; the log writes them and says when they are safe
+//! ([`Input::Durable`](crate::input::Input::Durable)). A vhost's records *are* its durable state:
+//! replaying them gives it back. Transient things never appear here.
+
+use std::sync::Arc;
+
+use crate::ids::{Lsn, Seq};
+use crate::message::Message;
+
+/// One fact with its number.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Place among the vhost's records.
+    pub lsn: Lsn,
+    /// The fact.
+    pub fact: Fact,
+}
+
+/// A durable thing that happened. Names, not ids: ids do not survive a restart.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// A durable exchange exists from here on.
+    ExchangeDeclared {
+        /// Its name.
+        name: Arc<str>,
+        /// `direct`, `fanout`, ...
+        kind: &'static str,
+        /// Goes when the last binding from it goes.
+        auto_delete: bool,
+        /// Only other exchanges may publish to it.
+        internal: bool,
+        /// Its declaration arguments, as octets of a field table.
+        arguments: Arc<[u8]>,
+    },
+    /// A durable exchange and its bindings are gone.
+    ExchangeDeleted {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// A durable queue exists from here on.
+    QueueDeclared {
+        /// Its name.
+        name: Arc<str>,
+        /// Goes when the last consumer goes.
+        auto_delete: bool,
+        /// Its declaration arguments, as octets of a field table.
+        arguments: Arc<[u8]>,
+    },
+    /// A durable queue, its messages and its bindings are gone.
+    QueueDeleted {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// A binding between durable things exists from here on.
+    Bound(BindingFact),
+    /// It is gone.
+    Unbound(BindingFact),
+    /// A persistent message is in these durable queues; one record for all of them, so that a
+    /// fan-out is atomic.
+    Published {
+        /// The message.
+        message: Message,
+        /// Queue and place in it.
+        queues: Vec<(Arc<str>, Seq)>,
+    },
+    /// A message has left a durable queue for good.
+    Settled {
+        /// The queue.
+        queue: Arc<str>,
+        /// The message's place in it.
+        seq: Seq,
+    },
+    /// All ready messages up to `before` (not included) have left the queue, but for those still
+    /// unacknowledged.
+    Purged {
+        /// The queue.
+        queue: Arc<str>,
+        /// First place that is not affected.
+        before: Seq,
+    },
+    /// Several facts that hold together or not at all (`tx.commit`).
+    Together(Vec<Fact>),
+}
+
+/// A binding, by names.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BindingFact {
+    /// The exchange messages come from.
+    pub source: Arc<str>,
+    /// The queue or exchange they go to.
+    pub destination: Arc<str>,
+    /// Whether the destination is a queue.
+    pub to_queue: bool,
+    /// The binding's routing key.
+    pub routing_key: Arc<str>,
+    /// The binding's arguments in canonical order, as octets of a field table.
+    pub arguments: Arc<[u8]>,
+}
