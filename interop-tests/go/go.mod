@@ -3,7 +3,7 @@ module interop
 go 1.26.8
 
 require (
-	github.com/rabbitmq/amqp091-go v1.16.0 // indirect
-	github.com/robfig/cron/v3 v3.0.1 // indirect
-	github.com/streadway/amqp v1.1.0 // indirect
+	github.com/rabbitmq/amqp091-go v1.16.0
+	github.com/robfig/cron/v3 v3.0.1
+	github.com/streadway/amqp v1.1.0
 )
