@@ -494,14 +494,25 @@ impl<'a> RawTable<'a> {
         RawTable(Cow::Owned(self.0.into_owned()))
     }
 
-    /// Bytes that are equal for equal bindings: fields sorted by name, `L` written as `l`.
+    /// Bytes that are equal for equal bindings: fields sorted by name, each value in the one form
+    /// that we write.
     ///
     /// Fields of the same name keep their order, and inner tables theirs, as in RabbitMQ.
     pub fn canonical(&self) -> Vec<u8> {
-        let mut table = self.parse();
-        table.fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut fields = Vec::new();
+        let mut reader = Reader::new(&self.0);
+        // Names are compared as bytes. The loop ends with the last field: all of it is well-formed.
+        while let Ok(name) = reader.short_bytes(FIELD_NAME)
+            && let Ok(value) = FieldValue::read(&mut reader, 1)
+        {
+            fields.push((name, value));
+        }
+        fields.sort_by_key(|&(name, _)| name);
         let mut out = Vec::with_capacity(self.0.len());
-        table.encode_into(&mut out);
+        for (name, value) in fields {
+            put_short(&mut out, name);
+            value.write(&mut out, 1);
+        }
         out
     }
 }
@@ -518,5 +529,213 @@ impl RawTable<'static> {
 impl fmt::Debug for RawTable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.parse().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(bytes: &[u8]) -> Result<FieldValue, DecodeError> {
+        let content = [b"\x01k", bytes].concat();
+        assert_eq!(
+            validate_table(&content),
+            FieldTable::decode(&content).map(drop)
+        );
+        FieldTable::decode(&content).map(|table| table.get("k").cloned().expect("one field"))
+    }
+
+    /// `levels` tables or arrays inside each other; the table that the caller has counts as one.
+    fn nested(tag: u8, levels: usize) -> Vec<u8> {
+        let name: &[u8] = if tag == b'F' { b"\x01k" } else { b"" };
+        let mut content = Vec::new();
+        for _ in 1..levels {
+            let mut outer = [name, &[tag]].concat();
+            put_long(&mut outer, &content);
+            content = outer;
+        }
+        if tag == b'A' && !content.is_empty() {
+            content.splice(0..0, *b"\x01k");
+        }
+        content
+    }
+
+    #[test]
+    fn types_are_those_of_rabbitmq() {
+        let bytes = |bytes: &'static [u8]| Bytes::from_static(bytes);
+        #[rustfmt::skip]
+        let table: [(&[u8], FieldValue, &str); 20] = [
+            (b"t\x00",                         FieldValue::Bool(false),     "bool"),
+            (b"t\x01",                         FieldValue::Bool(true),      "bool"),
+            (b"b\xff",                         FieldValue::I8(-1),          "byte"),
+            (b"B\xff",                         FieldValue::U8(255),         "unsignedbyte"),
+            (b"s\xff\xfe",                     FieldValue::I16(-2),         "short"),
+            (b"u\xff\xfe",                     FieldValue::U16(65_534),     "unsignedshort"),
+            (b"I\xff\xff\xff\xfd",             FieldValue::I32(-3),         "signedint"),
+            (b"i\xff\xff\xff\xfd",             FieldValue::U32(u32::MAX-2), "unsignedint"),
+            (b"l\xff\xff\xff\xff\xff\xff\xff\xfc", FieldValue::I64(-4),     "long"),
+            (b"f\x3f\xc0\0\0",                 FieldValue::F32(1.5),        "float"),
+            (b"d\x40\x02\0\0\0\0\0\0",         FieldValue::F64(2.25),       "double"),
+            (b"D\x02\0\0\x30\x39",             FieldValue::Decimal { scale: 2, value: 12_345 }, "decimal"),
+            (b"S\0\0\0\x02hi",                 FieldValue::LongString(bytes(b"hi")), "longstr"),
+            (b"S\0\0\0\x01\xff",               FieldValue::LongString(bytes(b"\xff")), "longstr"),
+            (b"x\0\0\0\x02\0\x01",             FieldValue::ByteArray(bytes(b"\0\x01")), "binary"),
+            (b"A\0\0\0\x03Vt\x01",             FieldValue::Array(vec![FieldValue::Void, true.into()]), "array"),
+            (b"T\0\0\0\0\x65\x53\xf1\0",       FieldValue::Timestamp(1_700_000_000), "timestamp"),
+            (b"F\0\0\0\x04\x01nt\x01",         FieldValue::Table([("n", true)].into_iter().collect()), "table"),
+            (b"F\0\0\0\0",                     FieldValue::Table(FieldTable::default()), "table"),
+            (b"V",                             FieldValue::Void,            "void"),
+        ];
+        for (bytes, value, name) in table {
+            assert_eq!(field(bytes), Ok(value.clone()), "decoding {name}");
+            assert_eq!(value.amqp_type_name(), name);
+            let mut out = Vec::new();
+            value.write(&mut out, 1);
+            assert_eq!(out, bytes, "encoding {name}");
+        }
+    }
+
+    #[test]
+    fn some_values_have_two_forms_on_the_wire() {
+        assert_eq!(
+            field(b"L\xff\xff\xff\xff\xff\xff\xff\xff"),
+            Ok(FieldValue::I64(-1))
+        );
+        assert_eq!(field(b"t\x02"), Ok(FieldValue::Bool(true)));
+    }
+
+    #[test]
+    fn malformed_fields_are_errors() {
+        let cut = DecodeError::Truncated {
+            what: "a table field",
+        };
+        #[rustfmt::skip]
+        let table: [(&[u8], DecodeError, &str); 8] = [
+            (b"",                          DecodeError::Truncated { what: "the type of a table field" }, "a name alone"),
+            (b"z",                         DecodeError::UnknownFieldType { tag: b'z' }, "nobody's type"),
+            (b"I\0\0\0",                   cut.clone(), "three bytes of four"),
+            (b"D\x02\0\0\0",               cut.clone(), "a decimal has five"),
+            (b"S\0\0\0\x02x",              cut.clone(), "string longer than the table"),
+            (b"S\xff\xff\xff\xff",         cut.clone(), "4 GiB, of which nothing is there"),
+            (b"A\0\0\0\x02I\0\0\0\0",      cut,         "the item is longer than its array"),
+            (b"F\0\0\0\x02\x05n",          DecodeError::Truncated { what: FIELD_NAME }, "the name is longer than its table"),
+        ];
+        for (bytes, expected, why) in table {
+            assert_eq!(field(bytes), Err(expected), "{why}");
+        }
+    }
+
+    #[test]
+    fn nesting_ends_at_the_limit() {
+        let too_deep = Err(DecodeError::TableTooDeep {
+            limit: TABLE_DEPTH_MAX,
+        });
+        for tag in [b'F', b'A'] {
+            #[rustfmt::skip]
+            let table = [
+                (1,                       Ok(())),
+                (TABLE_DEPTH_MAX,         Ok(())),
+                (TABLE_DEPTH_MAX + 1,     too_deep.clone()),
+                (20_000,                  too_deep.clone()),
+            ];
+            for (levels, expected) in table {
+                let content = nested(tag, levels);
+                assert_eq!(validate_table(&content), expected, "{levels} levels");
+                assert_eq!(
+                    FieldTable::decode(&content).map(drop),
+                    expected,
+                    "{levels} levels"
+                );
+            }
+        }
+    }
+
+    /// The management API lets people build tables that no peer could send.
+    #[test]
+    fn table_nested_too_deep_is_written_without_its_depths() {
+        let mut table = FieldTable::default();
+        for _ in 0..1_000 {
+            table = [("k", table)].into_iter().collect();
+        }
+        let raw = RawTable::from_table(&table);
+        assert_eq!(validate_table(raw.as_bytes()), Ok(()));
+        assert!(!raw.parse().is_empty());
+    }
+
+    #[test]
+    fn first_of_several_fields_with_one_name_counts() {
+        let content = b"\x01kb\x01\x01jb\x02\x01kb\x03";
+        let mut table = FieldTable::decode(content).expect("well-formed");
+        assert_eq!(table.len(), 3);
+        assert_eq!(table.get("k"), Some(&FieldValue::I8(1)));
+
+        let mut out = Vec::new();
+        table.encode_into(&mut out);
+        assert_eq!(out, content, "written as sent");
+
+        assert_eq!(table.insert("k", 4_i8), Some(FieldValue::I8(1)));
+        assert_eq!(table.insert("new", "text"), None);
+        assert_eq!(
+            table.remove("k"),
+            Some(FieldValue::I8(4)),
+            "and the other k goes too"
+        );
+        let names: Vec<_> = table.iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["j", "new"]);
+    }
+
+    #[test]
+    fn field_name_need_not_be_text() {
+        let content = b"\x02\xffkt\x01";
+        let table = FieldTable::decode(content).expect("RabbitMQ accepts it");
+        assert_eq!(table.get("\u{FFFD}k"), Some(&FieldValue::Bool(true)));
+        assert_eq!(
+            RawTable::new(&content[..]).expect("likewise").as_bytes(),
+            content
+        );
+    }
+
+    #[test]
+    fn canonical_form_ignores_order_and_spelling() {
+        let canonical = |content: &'static [u8]| {
+            let table = RawTable::new(content).expect("well-formed");
+            table.canonical()
+        };
+        assert_eq!(
+            canonical(b"\x01aV\x01bt\x01"),
+            canonical(b"\x01bt\x07\x01aV")
+        );
+        assert_eq!(
+            canonical(b"\x01nl\0\0\0\0\0\0\0\x01"),
+            canonical(b"\x01nL\0\0\0\0\0\0\0\x01")
+        );
+        assert_ne!(
+            canonical(b"\x01nb\x01"),
+            canonical(b"\x01nB\x01"),
+            "types count"
+        );
+        assert_ne!(
+            canonical(b"\x02\xffkV"),
+            canonical(b"\x02\xfekV"),
+            "bytes of names count"
+        );
+    }
+
+    #[test]
+    fn integers_of_any_width_are_integers() {
+        #[rustfmt::skip]
+        let table = [
+            (FieldValue::I8(-1),        Some(-1)),
+            (FieldValue::U8(255),       Some(255)),
+            (FieldValue::U32(u32::MAX), Some(4_294_967_295)),
+            (FieldValue::I64(i64::MIN), Some(i64::MIN)),
+            (FieldValue::Timestamp(1),  None),
+            (FieldValue::F64(1.0),      None),
+            (FieldValue::Bool(true),    None),
+            (FieldValue::from("1"),     None),
+        ];
+        for (value, expected) in table {
+            assert_eq!(value.as_i64(), expected, "{value:?}");
+        }
     }
 }

@@ -138,3 +138,90 @@ pub fn encode_heartbeat(out: &mut Vec<u8>) {
     let mark = begin_frame(out, FRAME_HEARTBEAT, 0);
     end_frame(out, mark);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BasicAck, parse_content_header};
+
+    #[test]
+    fn frames_are_split_one_at_a_time() {
+        let mut wire = Vec::new();
+        encode_body(&mut wire, 7, b"first");
+        encode_heartbeat(&mut wire);
+
+        let (first, consumed) = split_frame(&wire, 0).expect("valid").expect("complete");
+        assert_eq!(
+            (first.kind, first.channel, first.payload),
+            (FRAME_BODY, 7, &b"first"[..])
+        );
+        assert_eq!(consumed, 5 + FRAME_OVERHEAD);
+
+        let (second, rest) = split_frame(&wire[consumed..], 0)
+            .expect("valid")
+            .expect("complete");
+        assert_eq!(
+            (second.kind, second.channel, second.payload),
+            (FRAME_HEARTBEAT, 0, &[][..])
+        );
+        assert_eq!(consumed + rest, wire.len());
+    }
+
+    #[test]
+    fn incomplete_frame_asks_for_more() {
+        let mut wire = Vec::new();
+        encode_method(&mut wire, 1, &BasicAck::default().into());
+        for end in 0..wire.len() {
+            assert_eq!(split_frame(&wire[..end], 4096), Ok(None), "{end} bytes");
+        }
+    }
+
+    /// The frames consist of nothing but a header unless the row says otherwise.
+    #[test]
+    fn size_is_judged_by_the_header_alone() {
+        let header = |size: u32| [&[3, 0, 1][..], &size.to_be_bytes()].concat();
+        let too_large = |size, limit| Err(DecodeError::FrameTooLarge { size, limit });
+        #[rustfmt::skip]
+        let table = [
+            // payload   frame_max  expected                   why this row is here
+            (4_088,      4_096,     Ok(None),                  "just what was agreed"),
+            (4_096,      4_096,     Ok(None),                  "the envelope not counted: tolerated"),
+            (4_097,      4_096,     too_large(4_105, 4_096),   "one more is not"),
+            (u32::MAX,   4_096,     too_large(u32::MAX, 4_096),"size does not wrap"),
+            (u32::MAX,   0,         Ok(None),                  "no limit"),
+        ];
+        for (size, frame_max, expected, why) in table {
+            assert_eq!(split_frame(&header(size), frame_max), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn frame_must_end_with_the_end_byte() {
+        let wire = [8, 0, 0, 0, 0, 0, 0, 0xCF];
+        assert_eq!(
+            split_frame(&wire, 0),
+            Err(DecodeError::BadFrameEnd { got: 0xCF })
+        );
+    }
+
+    #[test]
+    fn type_of_frame_is_not_judged_here() {
+        let wire = [99, 0, 0, 0, 0, 0, 0, FRAME_END];
+        let (frame, _) = split_frame(&wire, 0).expect("valid").expect("complete");
+        assert_eq!(frame.kind, 99);
+    }
+
+    #[test]
+    fn header_frame_holds_what_was_put_in() {
+        let mut wire = vec![0xFF]; // frames are appended to what is there
+        encode_header(&mut wire, 3, 1 << 40, crate::flags::PRIORITY, &[9]);
+        let (frame, _) = split_frame(&wire[1..], 0)
+            .expect("valid")
+            .expect("complete");
+        assert_eq!((frame.kind, frame.channel), (FRAME_HEADER, 3));
+        let header = parse_content_header(frame.payload).expect("valid");
+        assert_eq!(header.body_size, 1 << 40);
+        assert_eq!(header.raw, [9]);
+        assert_eq!(header.summary.priority, 9);
+    }
+}

@@ -246,3 +246,92 @@ impl Property for FieldTable {
         put_sized(out, |out| self.encode_into(out));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Class 60, weight 0, body of 5 bytes, then what is given.
+    fn header(flags: u16, raw: &[u8]) -> Vec<u8> {
+        let front = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5];
+        [&front[..], &flags.to_be_bytes(), raw].concat()
+    }
+
+    #[test]
+    fn summary_is_read_in_passing() {
+        #[rustfmt::skip]
+        let table = [
+            // flags                                   values            summary  why this row is here
+            (0,                                        &b""[..],         (0, 0),  "nothing is there"),
+            (flags::DELIVERY_MODE,                     &b"\x02"[..],     (2, 0),  "persistent"),
+            (flags::DELIVERY_MODE | flags::PRIORITY,   &b"\x02\x09"[..], (2, 9),  "in the order of the wire"),
+            (flags::PRIORITY | flags::CONTENT_TYPE,    &b"\x03a/b\x04"[..], (0, 4),  "behind a string"),
+        ];
+        for (flags, raw, (delivery_mode, priority), why) in table {
+            let payload = header(flags, raw);
+            let header = parse_content_header(&payload).expect(why);
+            assert_eq!(
+                (header.body_size, header.flags, header.raw),
+                (5, flags, raw),
+                "{why}"
+            );
+            let expected = PropertySummary {
+                delivery_mode,
+                priority,
+            };
+            assert_eq!(header.summary, expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn malformed_headers_are_errors() {
+        let cut = |what| DecodeError::Truncated { what };
+        #[rustfmt::skip]
+        let table = [
+            (header(0, b"")[..13].to_vec(),                cut("property flags"),                          "cut within the flags"),
+            (vec![0, 50, 0, 0],                            DecodeError::BadContentClass { class_id: 50 },  "queues have no content"),
+            (vec![0, 60, 0, 1],                            DecodeError::BadContentWeight { weight: 1 },    "weight is unused"),
+            (header(1, b"\0\0"),                           DecodeError::BadPropertyFlags { flags: 1 },     "a second flag word"),
+            (header(2, b""),                               DecodeError::BadPropertyFlags { flags: 2 },     "nobody's bit"),
+            (header(0, b"x"),                              DecodeError::TrailingBytes { count: 1 },        "no property owns the byte"),
+            (header(flags::USER_ID, b"\x05joe"),           cut("user-id"),                                 "string too short"),
+            (header(flags::TIMESTAMP, b"\0\0\0\0"),        cut("timestamp"),                               "half a timestamp"),
+            (header(flags::HEADERS, b"\0\0\0\x09\x01k"),   cut("headers"),                                 "table longer than the frame"),
+            (header(flags::HEADERS, b"\0\0\0\x03\x01kz"),  DecodeError::UnknownFieldType { tag: b'z' },    "tables are checked too"),
+        ];
+        for (payload, expected, why) in table {
+            assert_eq!(parse_content_header(&payload), Err(expected), "{why}");
+        }
+    }
+
+    #[test]
+    fn properties_follow_each_other_from_the_highest_bit() {
+        let properties = Properties {
+            content_type: Some(Bytes::from_static(b"a/b")),
+            headers: Some([("n", 1_i32)].into_iter().collect()),
+            delivery_mode: Some(2),
+            timestamp: Some(1),
+            cluster_id: Some(Bytes::from_static(b"\xff")), // not UTF-8, and nobody minds
+            ..Properties::default()
+        };
+        let mut raw = Vec::new();
+        let flags = properties.encode(&mut raw);
+        assert_eq!(flags, 0b1011_0000_0100_0100);
+        assert_eq!(
+            raw,
+            b"\x03a/b\0\0\0\x07\x01nI\0\0\0\x01\x02\0\0\0\0\0\0\0\x01\x01\xff"
+        );
+        assert_eq!(Properties::parse(flags, &raw), Ok(properties));
+    }
+
+    #[test]
+    fn absent_and_empty_are_different() {
+        let empty = Properties {
+            reply_to: Some(Bytes::new()),
+            ..Properties::default()
+        };
+        let mut raw = Vec::new();
+        assert_eq!(empty.encode(&mut raw), flags::REPLY_TO);
+        assert_eq!(Properties::parse(flags::REPLY_TO, &raw), Ok(empty));
+    }
+}
