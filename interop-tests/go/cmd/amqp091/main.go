@@ -16,7 +16,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-//go:generate sh -c "sed -e 's,github.com/rabbitmq/amqp091-go,github.com/streadway/amqp,; s,^// Command amqp091,// Command streadway,; /go:generate/d; 1i // Code generated from ../amqp091 by go generate. DO NOT EDIT.\\n' main.go > ../streadway/main.go"
+//go:generate sh -c "sed -e 's,github.com/rabbitmq/amqp091-go,github.com/streadway/amqp,; s,^// Command amqp091,// Command streadway,; /go:generate/d; 1i // Code generated from ../amqp091 by go generate. DO NOT EDIT.\\n' main.go | gofmt > ../streadway/main.go"
 
 // replyTo is the pseudo-queue of direct reply-to.
 const replyTo = "amq.rabbitmq.reply-to"

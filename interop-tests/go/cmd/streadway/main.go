@@ -18,7 +18,6 @@ import (
 	amqp "github.com/streadway/amqp"
 )
 
-
 // replyTo is the pseudo-queue of direct reply-to.
 const replyTo = "amq.rabbitmq.reply-to"
 
