@@ -50,6 +50,16 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// `PROPTEST_CASES` asks for more than the usual number of cases.
+fn config() -> ProptestConfig {
+    let from_environment = ProptestConfig::default();
+    ProptestConfig {
+        cases: from_environment.cases.max(2_000),
+        failure_persistence: None,
+        ..from_environment
+    }
+}
+
 /// Timers by (due time, insertion number), which is also the item.
 struct Model {
     timers: BTreeMap<(u64, u64), ()>,
@@ -136,7 +146,7 @@ fn run(start_ms: u64, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn wheel_does_what_a_sorted_map_does(
