@@ -6,11 +6,12 @@ use crate::effect::Effects;
 use crate::ids::{Mono, Now};
 use crate::input::Input;
 use crate::metrics::Metrics;
+use crate::vhost::Vhost;
 
 /// One vhost: everything that can happen to it goes through [`Broker::handle`].
 #[derive(Debug)]
 pub struct Broker {
-    metrics: Metrics,
+    vhost: Vhost,
 }
 
 /// How a vhost is set up.
@@ -79,28 +80,52 @@ pub struct Totals {
 impl Broker {
     /// An empty vhost with the predeclared exchanges.
     #[must_use]
-    pub fn new(_options: Options) -> Self {
-        Self { metrics: Metrics::default() }
+    pub fn new(options: Options) -> Self {
+        Self {
+            vhost: Vhost::new(options),
+        }
     }
 
     /// Takes one input and adds what is to be done about it to `fx`.
-    pub fn handle(&mut self, _now: Now, _input: Input, _fx: &mut Effects) {}
+    ///
+    /// Never blocks and does work in proportion to the input, but for closing what a client has
+    /// made large: a channel with a million unsettled deliveries is one merge.
+    pub fn handle(&mut self, now: Now, input: Input, fx: &mut Effects) {
+        let vhost = &mut self.vhost;
+        vhost.now = now;
+        match input {
+            Input::Commands(connection, commands) => {
+                for command in commands {
+                    vhost.command(connection, command, fx);
+                }
+            }
+            Input::Drained(connection, bytes) => vhost.drained(connection, bytes, fx),
+            Input::Durable(lsn) => vhost.durable(lsn),
+            Input::Tick => vhost.tick(fx),
+            Input::Opened(connection, peer) => vhost.opened(connection, peer, fx),
+            Input::Closed(connection) => vhost.closed(connection, fx),
+            Input::Permitted(connection, permissions) => vhost.permitted(connection, permissions),
+            Input::Evict(connection, reason) => vhost.evict(connection, &reason, fx),
+            Input::Alarm(alarm) => vhost.set_alarm(alarm, fx),
+        }
+        vhost.flush_confirms(fx);
+    }
 
     /// When [`Input::Tick`] is due, if ever. May change with each `handle`.
     #[must_use]
     pub fn next_timer(&self) -> Option<Mono> {
-        None
+        self.vhost.timers.next()
     }
 
     /// Counters since the start.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
-        &self.metrics
+        &self.vhost.metrics
     }
 
-    /// What there is right now.
+    /// What there is right now. Looks at every queue.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        Totals::default()
+        self.vhost.totals()
     }
 }

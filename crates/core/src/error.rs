@@ -172,7 +172,11 @@ impl AmqpError {
     /// A refusal with the text `CONSTANT - why`.
     #[must_use]
     pub fn new(code: ReplyCode, why: impl fmt::Display) -> Self {
-        Self { code, text: format!("{} - {why}", code.name()), method: (0, 0) }
+        Self {
+            code,
+            text: format!("{} - {why}", code.name()),
+            method: (0, 0),
+        }
     }
 
     /// 404, channel: `NOT_FOUND - no {what}`.

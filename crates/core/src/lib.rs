@@ -22,7 +22,20 @@ pub mod metrics;
 pub mod permission;
 pub mod record;
 
+mod binding;
+mod channel;
+mod connection;
+mod consumer;
+mod delivery;
+mod exchange;
 mod map;
+mod method;
+mod queue;
+mod removal;
+mod router;
+mod timer;
+mod value;
+mod vhost;
 
 pub use broker::{Broker, Limits, Options, Totals};
 pub use effect::{Effects, Outbound};

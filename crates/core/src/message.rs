@@ -65,7 +65,7 @@ impl Message {
         let mut raw = Vec::new();
         let flags = properties.encode(&mut raw);
         let header = ContentHeader {
-            class_id: leveret_codec::constants::CLASS_BASIC,
+            class_id: leveret_codec::CLASS_BASIC,
             body_size: self.body().len() as u64,
             flags,
             raw: &raw,
@@ -74,7 +74,13 @@ impl Message {
                 priority: self.0[9],
             },
         };
-        Self::build(&mut Vec::new(), self.exchange(), self.routing_key(), &header, self.body())
+        Self::build(
+            &mut Vec::new(),
+            self.exchange(),
+            self.routing_key(),
+            &header,
+            self.body(),
+        )
     }
 
     /// Name of the exchange it was published to.
@@ -175,6 +181,16 @@ pub struct Address<'a> {
     names: &'a [u8],
 }
 
+impl<'a> Address<'a> {
+    pub(crate) fn lengths(&self) -> [u8; 2] {
+        self.lengths
+    }
+
+    pub(crate) fn names(&self) -> &'a [u8] {
+        self.names
+    }
+}
+
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -201,9 +217,13 @@ impl Draft {
     /// Starts a message whose body is announced by `header`.
     #[must_use]
     pub fn new(exchange: &str, routing_key: &str, header: &ContentHeader<'_>) -> Self {
-        let mut block = Vec::with_capacity(HEAD + exchange.len() + routing_key.len() + header.raw.len());
+        let mut block =
+            Vec::with_capacity(HEAD + exchange.len() + routing_key.len() + header.raw.len());
         write_head(&mut block, exchange, routing_key, header);
-        Self { block, missing: header.body_size }
+        Self {
+            block,
+            missing: header.body_size,
+        }
     }
 
     /// Octets of the body that have not arrived.

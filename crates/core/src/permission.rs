@@ -79,7 +79,9 @@ impl Permissions {
         };
         match pattern {
             Pattern::Everything => true,
-            Pattern::Matching(regex) => regex.is_match(if name.is_empty() { "amq.default" } else { name }),
+            Pattern::Matching(regex) => {
+                regex.is_match(if name.is_empty() { "amq.default" } else { name })
+            }
         }
     }
 }
@@ -95,7 +97,10 @@ impl Pattern {
             .dot_matches_new_line(true)
             .build()
             .map(Self::Matching)
-            .map_err(|e| BadPattern { pattern: pattern.to_owned(), reason: e.to_string() })
+            .map_err(|e| BadPattern {
+                pattern: pattern.to_owned(),
+                reason: e.to_string(),
+            })
     }
 }
 
@@ -136,13 +141,20 @@ mod tests {
         ];
         for (pattern, name, allowed, why) in table {
             let rights = Permissions::new("", "", pattern).unwrap();
-            assert_eq!(rights.allow(Access::Read, name), allowed, "{pattern:?} on {name:?}: {why}");
+            assert_eq!(
+                rights.allow(Access::Read, name),
+                allowed,
+                "{pattern:?} on {name:?}: {why}"
+            );
         }
     }
 
     #[test]
     fn a_bad_pattern_is_refused() {
         assert!(Permissions::new("(", "", "").is_err());
-        assert!(Permissions::new("", "(a{1000}){1000}", "").is_err(), "too large when compiled");
+        assert!(
+            Permissions::new("", "(a{1000}){1000}", "").is_err(),
+            "too large when compiled"
+        );
     }
 }

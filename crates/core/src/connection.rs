@@ -1,0 +1,107 @@
+//! What a vhost knows of one connection.
+
+use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, QueueId};
+use crate::input::Peer;
+
+/// A logged-in client.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) peer: Box<Peer>,
+    /// By channel number; short for most, and never longer than the client's highest number.
+    channels: Vec<Slot>,
+    /// Cost of deliveries handed out and not yet drained (`Outbound::delivery_cost`).
+    pub(crate) outbox_bytes: usize,
+    /// Consumers left out of their rings because the outbox was full.
+    pub(crate) starved: Vec<ConsumerKey>,
+    /// Its exclusive queues.
+    pub(crate) exclusive: Vec<QueueId>,
+    /// It was closed with an error: nothing of it is obeyed any more.
+    pub(crate) closing: bool,
+    /// It has published at least once, so a resource alarm concerns it.
+    pub(crate) publishes: bool,
+    /// It is not read from because of an alarm.
+    pub(crate) paused: bool,
+    consumer_numbers: Vec<u32>,
+    consumer_number_next: u32,
+}
+
+/// What a channel number stands for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Slot {
+    #[default]
+    Closed,
+    Open(ChannelKey),
+    /// Closed by us; everything but the client's close-ok is dropped.
+    Closing,
+}
+
+impl Connection {
+    pub(crate) fn new(peer: Box<Peer>) -> Self {
+        Self {
+            peer,
+            channels: Vec::new(),
+            outbox_bytes: 0,
+            starved: Vec::new(),
+            exclusive: Vec::new(),
+            closing: false,
+            publishes: false,
+            paused: false,
+            consumer_numbers: Vec::new(),
+            consumer_number_next: 0,
+        }
+    }
+
+    pub(crate) fn channel(&self, number: u16) -> Slot {
+        self.channels
+            .get(usize::from(number))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn set_channel(&mut self, number: u16, slot: Slot) {
+        let at = usize::from(number);
+        if at >= self.channels.len() {
+            self.channels.resize(at + 1, Slot::Closed);
+        }
+        self.channels[at] = slot;
+        if slot == Slot::Closed {
+            while self.channels.last() == Some(&Slot::Closed) {
+                self.channels.pop();
+            }
+        }
+    }
+
+    /// Its open channels, ascending by number.
+    pub(crate) fn open_channels(&self) -> Vec<ChannelKey> {
+        let open = |slot: &Slot| match slot {
+            Slot::Open(key) => Some(*key),
+            Slot::Closed | Slot::Closing => None,
+        };
+        self.channels.iter().filter_map(open).collect()
+    }
+
+    /// A number for a consumer that no other of this connection has.
+    pub(crate) fn take_consumer_number(&mut self) -> u32 {
+        self.consumer_numbers.pop().unwrap_or_else(|| {
+            self.consumer_number_next += 1;
+            self.consumer_number_next - 1
+        })
+    }
+
+    pub(crate) fn free_consumer_number(&mut self, number: u32) {
+        self.consumer_numbers.push(number);
+    }
+
+    /// Whether a delivery of this cost still fits its outbox. One of any size fits an empty one.
+    pub(crate) fn has_room(&self, cost: usize, max: usize) -> bool {
+        !self.closing && (self.outbox_bytes == 0 || self.outbox_bytes + cost <= max)
+    }
+}
+
+/// A channel as the wire knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    pub(crate) connection: ConnectionId,
+    pub(crate) number: u16,
+    pub(crate) key: ChannelKey,
+}

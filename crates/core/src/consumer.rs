@@ -1,0 +1,113 @@
+//! Consumers, and whose turn it is.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::ids::{ChannelKey, ConsumerKey, QueueId};
+
+/// One `basic.consume` that has not been cancelled.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    pub(crate) tag: Arc<str>,
+    /// What its connection's writer knows it by.
+    pub(crate) number: u32,
+    pub(crate) channel: ChannelKey,
+    pub(crate) queue: QueueId,
+    pub(crate) no_ack: bool,
+    /// Higher ones are served first; default 0 (argument `x-priority`).
+    pub(crate) priority: i32,
+    /// Deliveries it may hold unsettled; 0 is no limit. Fixed when it starts, as in RabbitMQ.
+    pub(crate) prefetch: u32,
+    pub(crate) unacked: u32,
+    /// It stands in its queue's ring. One that could not take a message is left out until
+    /// something changes for it.
+    pub(crate) waiting: bool,
+}
+
+impl Consumer {
+    /// Whether its own prefetch lets it take one more.
+    pub(crate) fn below_prefetch(&self) -> bool {
+        self.no_ack || self.prefetch == 0 || self.unacked < self.prefetch
+    }
+}
+
+/// The consumers of one queue that may be able to take a message: highest priority first, and
+/// among equals in turn.
+#[derive(Debug, Default)]
+pub(crate) struct Ring {
+    /// Descending by priority, none empty.
+    levels: Vec<(i32, VecDeque<ConsumerKey>)>,
+}
+
+impl Ring {
+    /// Whose turn it is.
+    pub(crate) fn first(&self) -> Option<ConsumerKey> {
+        self.levels
+            .first()
+            .and_then(|(_, level)| level.front().copied())
+    }
+
+    /// Adds a consumer behind all others of its priority.
+    pub(crate) fn push(&mut self, priority: i32, consumer: ConsumerKey) {
+        match self.levels.binary_search_by(|(p, _)| priority.cmp(p)) {
+            Ok(at) => self.levels[at].1.push_back(consumer),
+            Err(at) => self
+                .levels
+                .insert(at, (priority, VecDeque::from([consumer]))),
+        }
+    }
+
+    /// The first one was served: it goes behind its equals.
+    pub(crate) fn rotate(&mut self) {
+        if let Some((_, level)) = self.levels.first_mut()
+            && level.len() > 1
+        {
+            level.rotate_left(1);
+        }
+    }
+
+    /// Takes the first one out.
+    pub(crate) fn pop(&mut self) -> Option<ConsumerKey> {
+        let (_, level) = self.levels.first_mut()?;
+        let consumer = level.pop_front();
+        if level.is_empty() {
+            self.levels.remove(0);
+        }
+        consumer
+    }
+
+    /// Takes a consumer out, wherever it stands.
+    pub(crate) fn remove(&mut self, consumer: ConsumerKey) {
+        for (_, level) in &mut self.levels {
+            level.retain(|&other| other != consumer);
+        }
+        self.levels.retain(|(_, level)| !level.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u64) -> ConsumerKey {
+        ConsumerKey::from(slotmap::KeyData::from_ffi(1 << 32 | n))
+    }
+
+    #[test]
+    fn equals_take_turns_and_higher_priorities_go_first() {
+        let mut ring = Ring::default();
+        ring.push(0, key(1));
+        ring.push(0, key(2));
+        ring.push(5, key(3));
+        ring.push(-1, key(4));
+        assert_eq!(ring.first(), Some(key(3)));
+        assert_eq!(ring.pop(), Some(key(3)));
+        assert_eq!(ring.first(), Some(key(1)));
+        ring.rotate();
+        assert_eq!(ring.first(), Some(key(2)));
+        ring.remove(key(2));
+        ring.remove(key(1));
+        assert_eq!(ring.pop(), Some(key(4)));
+        assert_eq!(ring.pop(), None);
+    }
+}

@@ -1,0 +1,357 @@
+//! From a queue to its consumers, and back again.
+
+use std::sync::Arc;
+
+use leveret_codec::{BasicCancel, ShortStr};
+
+use crate::channel::unacked::Delivery;
+use crate::effect::{Effects, Outbound, delivery_cost};
+use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, QueueId};
+use crate::input::Outcome;
+use crate::queue::index::Entry;
+use crate::record::Fact;
+use crate::vhost::Vhost;
+
+impl Vhost {
+    /// Gives a new message to a consumer, or lets it wait.
+    ///
+    /// While messages wait, no consumer can take one, so a newcomer has nobody to ask.
+    pub(crate) fn offer(&mut self, id: QueueId, entry: Entry, fx: &mut Effects) {
+        let waits = self
+            .queues
+            .get(id)
+            .is_none_or(|queue| !queue.index.is_empty());
+        let taker = if waits {
+            None
+        } else {
+            self.taker(id, delivery_cost(&entry.message))
+        };
+        if let Some(consumer) = taker {
+            self.deliver(id, consumer, entry, fx);
+        } else if let Some(queue) = self.queues.get_mut(id) {
+            queue.index.push(entry);
+        }
+    }
+
+    /// Delivers while there are messages and consumers that can take them.
+    ///
+    /// Bounded by the prefetches and the outboxes.
+    pub(crate) fn pump(&mut self, id: QueueId, fx: &mut Effects) {
+        loop {
+            let Some(front) = self.queues.get(id).and_then(|queue| queue.index.front()) else {
+                return;
+            };
+            let cost = delivery_cost(&front.message);
+            let Some(consumer) = self.taker(id, cost) else {
+                return;
+            };
+            if let Some(entry) = self.queues.get_mut(id).and_then(|queue| queue.index.pop()) {
+                self.deliver(id, consumer, entry, fx);
+            }
+        }
+    }
+
+    /// The consumer whose turn it is, if any can take a delivery of this cost. Those that cannot
+    /// leave the ring until something changes for them.
+    fn taker(&mut self, id: QueueId, cost: usize) -> Option<ConsumerKey> {
+        let ring = &mut self.queues.get_mut(id)?.ring;
+        while let Some(key) = ring.first() {
+            let Some(consumer) = self.consumers.get_mut(key) else {
+                ring.pop();
+                continue;
+            };
+            let channel = self.channels.get(consumer.channel)?;
+            let connection = self.connections.get_mut(channel.connection)?;
+            let may = consumer.below_prefetch()
+                && channel.active
+                && (consumer.no_ack || channel.below_prefetch());
+            if may && connection.has_room(cost, self.limits.outbox_bytes_max) {
+                return Some(key);
+            }
+            ring.pop();
+            consumer.waiting = false;
+            if may {
+                connection.starved.push(key);
+            }
+        }
+        None
+    }
+
+    fn deliver(&mut self, id: QueueId, key: ConsumerKey, mut entry: Entry, fx: &mut Effects) {
+        let Some(queue) = self.queues.get_mut(id) else {
+            return;
+        };
+        let Some(consumer) = self.consumers.get_mut(key) else {
+            return;
+        };
+        let Some(channel) = self.channels.get_mut(consumer.channel) else {
+            return;
+        };
+        queue.ring.rotate();
+        let delivery_tag = channel.next_tag();
+        let redelivered = entry.deliveries > 0;
+        self.metrics.redelivered += u64::from(redelivered);
+        if let Some(connection) = self.connections.get_mut(channel.connection) {
+            connection.outbox_bytes += delivery_cost(&entry.message);
+        }
+        let to = channel.connection;
+        let number = channel.number;
+        let no_ack = consumer.no_ack;
+        let consumer_number = consumer.number;
+        let settled = (no_ack && queue.keeps(&entry.message)).then(|| Fact::Settled {
+            queue: Arc::clone(&queue.name),
+            seq: entry.seq,
+        });
+        let message = if no_ack {
+            self.metrics.delivered_auto += 1;
+            entry.message
+        } else {
+            self.metrics.delivered_manual += 1;
+            entry.deliveries += 1;
+            consumer.unacked += 1;
+            channel.consumer_unacked += 1;
+            queue.unacked += 1;
+            let message = entry.message.clone();
+            channel.unacked.push(
+                delivery_tag,
+                Delivery {
+                    queue: id,
+                    consumer: Some(key),
+                    entry,
+                },
+            );
+            message
+        };
+        let outbound = Outbound::Deliver {
+            channel: number,
+            consumer: consumer_number,
+            redelivered,
+            delivery_tag,
+            message,
+        };
+        fx.send(to, outbound);
+        if let Some(fact) = settled {
+            self.record(fact, fx);
+        }
+    }
+
+    /// Settles deliveries that were taken out of a channel's unacked.
+    pub(crate) fn settle(
+        &mut self,
+        key: ChannelKey,
+        deliveries: Vec<(u64, Delivery)>,
+        outcome: Outcome,
+        fx: &mut Effects,
+    ) {
+        let requeue = match outcome {
+            Outcome::Ack => false,
+            Outcome::Nack { requeue } | Outcome::Reject { requeue } => requeue,
+        };
+        if requeue {
+            self.metrics.requeued += deliveries.len() as u64;
+            self.requeue(key, deliveries, fx);
+        } else {
+            for (_, delivery) in deliveries {
+                self.discard(key, delivery, outcome, fx);
+            }
+        }
+        self.wake_channel_if_shared(key, fx);
+    }
+
+    /// Settles one delivery that leaves its queue for good, and lets its consumer have another.
+    pub(crate) fn discard(
+        &mut self,
+        key: ChannelKey,
+        delivery: Delivery,
+        outcome: Outcome,
+        fx: &mut Effects,
+    ) {
+        if outcome == Outcome::Ack {
+            self.metrics.acknowledged += 1;
+        } else {
+            self.metrics.discarded += 1;
+        }
+        self.release(key, &delivery);
+        if let Some(queue) = self.queues.get(delivery.queue)
+            && queue.keeps(&delivery.entry.message)
+        {
+            let fact = Fact::Settled {
+                queue: Arc::clone(&queue.name),
+                seq: delivery.entry.seq,
+            };
+            self.record(fact, fx);
+        }
+        if let Some(consumer) = delivery.consumer {
+            self.wake(consumer, fx);
+        }
+    }
+
+    /// Puts deliveries back to their old places, and delivers again.
+    pub(crate) fn requeue(
+        &mut self,
+        key: ChannelKey,
+        deliveries: Vec<(u64, Delivery)>,
+        fx: &mut Effects,
+    ) {
+        let mut back: Vec<(QueueId, Entry)> = Vec::new();
+        let mut consumers = Vec::new();
+        for (_, delivery) in deliveries {
+            self.release(key, &delivery);
+            if let Some(consumer) = delivery.consumer
+                && consumers.last() != Some(&consumer)
+            {
+                consumers.push(consumer);
+            }
+            back.push((delivery.queue, delivery.entry));
+        }
+        back.sort_by_key(|(queue, entry)| (*queue, entry.seq));
+        let mut queues = Vec::new();
+        let mut back = back.into_iter().peekable();
+        while let Some((id, entry)) = back.next() {
+            let mut entries = vec![entry];
+            while let Some((_, entry)) = back.next_if(|(queue, _)| *queue == id) {
+                entries.push(entry);
+            }
+            if let Some(queue) = self.queues.get_mut(id) {
+                match <[Entry; 1]>::try_from(entries) {
+                    Ok([entry]) => queue.index.put_back(entry),
+                    Err(entries) => queue.index.put_all_back(entries),
+                }
+                queues.push(id);
+            }
+        }
+        for consumer in consumers {
+            self.wake(consumer, fx);
+        }
+        for queue in queues {
+            self.pump(queue, fx);
+        }
+    }
+
+    /// Takes a delivery out of every count.
+    fn release(&mut self, key: ChannelKey, delivery: &Delivery) {
+        if let Some(queue) = self.queues.get_mut(delivery.queue) {
+            queue.unacked -= 1;
+        }
+        let Some(consumer) = delivery.consumer else {
+            return;
+        };
+        if let Some(consumer) = self.consumers.get_mut(consumer) {
+            consumer.unacked -= 1;
+        }
+        if let Some(channel) = self.channels.get_mut(key) {
+            channel.consumer_unacked -= 1;
+        }
+    }
+
+    /// Something may have changed for the better for this consumer.
+    pub(crate) fn wake(&mut self, key: ConsumerKey, fx: &mut Effects) {
+        let Some(consumer) = self.consumers.get_mut(key) else {
+            return;
+        };
+        if consumer.waiting {
+            return;
+        }
+        let id = consumer.queue;
+        consumer.waiting = true;
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.ring.push(consumer.priority, key);
+            self.pump(id, fx);
+        }
+    }
+
+    /// Something may have changed for the better for all consumers of a channel.
+    pub(crate) fn wake_channel(&mut self, key: ChannelKey, fx: &mut Effects) {
+        if let Some(channel) = self.channels.get(key) {
+            let consumers: Vec<ConsumerKey> = channel.consumers.values().copied().collect();
+            for consumer in consumers {
+                self.wake(consumer, fx);
+            }
+        }
+    }
+
+    /// After a settle: a shared prefetch concerns all consumers of the channel.
+    pub(crate) fn wake_channel_if_shared(&mut self, key: ChannelKey, fx: &mut Effects) {
+        if self
+            .channels
+            .get(key)
+            .is_some_and(|channel| channel.prefetch_shared > 0)
+        {
+            self.wake_channel(key, fx);
+        }
+    }
+
+    /// The writer has passed deliveries on: consumers that had no room may have some now.
+    pub(crate) fn drained(&mut self, id: ConnectionId, bytes: usize, fx: &mut Effects) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.outbox_bytes = connection.outbox_bytes.saturating_sub(bytes);
+            for consumer in std::mem::take(&mut connection.starved) {
+                self.wake(consumer, fx);
+            }
+        }
+    }
+
+    /// Ends a consumer. Its unsettled deliveries stay with the channel.
+    ///
+    /// Returns the queue, for auto-delete to be looked at.
+    pub(crate) fn end_consumer(&mut self, key: ConsumerKey) -> Option<QueueId> {
+        let consumer = self.consumers.remove(key)?;
+        if let Some(channel) = self.channels.get_mut(consumer.channel) {
+            channel.consumers.remove(&consumer.tag);
+            if let Some(connection) = self.connections.get_mut(channel.connection) {
+                connection.free_consumer_number(consumer.number);
+                connection.starved.retain(|&other| other != key);
+            }
+        }
+        let queue = self.queues.get_mut(consumer.queue)?;
+        queue.ring.remove(key);
+        queue.consumers.retain(|&other| other != key);
+        queue.exclusive_consumer = false;
+        Some(consumer.queue)
+    }
+
+    /// Ends all consumers of a channel, and the auto-delete queues that were theirs alone.
+    pub(crate) fn cancel_all(&mut self, key: ChannelKey, fx: &mut Effects) {
+        let Some(channel) = self.channels.get_mut(key) else {
+            return;
+        };
+        if let Some(reply) = channel.reply.take() {
+            self.replies.remove(&reply.address);
+            if let Some(connection) = self.connections.get_mut(channel.connection) {
+                connection.free_consumer_number(reply.number);
+            }
+        }
+        let consumers: Vec<ConsumerKey> = channel.consumers.values().copied().collect();
+        for consumer in consumers {
+            if let Some(queue) = self.end_consumer(consumer) {
+                self.delete_if_unused(queue, fx);
+            }
+        }
+    }
+
+    /// Tells a consumer whose queue is gone, if its client understands that.
+    pub(crate) fn notify_cancelled(&mut self, key: ConsumerKey, fx: &mut Effects) {
+        let Some(consumer) = self.consumers.get(key) else {
+            return;
+        };
+        let Some(channel) = self.channels.get(consumer.channel) else {
+            return;
+        };
+        let to = channel.connection;
+        if self
+            .connections
+            .get(to)
+            .is_some_and(|c| c.peer.capabilities.consumer_cancel_notify)
+        {
+            let consumer_tag = ShortStr::truncated(consumer.tag.to_string());
+            fx.method(
+                to,
+                channel.number,
+                BasicCancel {
+                    consumer_tag,
+                    no_wait: true,
+                },
+            );
+        }
+    }
+}

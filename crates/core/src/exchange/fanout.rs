@@ -1,0 +1,24 @@
+//! `fanout`: everything goes everywhere.
+
+use crate::binding::{Binding, Destination};
+use crate::exchange::{Destinations, ExchangeType};
+use crate::message::Message;
+
+#[derive(Debug, Default)]
+pub(super) struct Fanout {
+    destinations: Destinations,
+}
+
+impl ExchangeType for Fanout {
+    fn bind(&mut self, binding: &Binding) {
+        self.destinations.add(binding.destination);
+    }
+
+    fn unbind(&mut self, binding: &Binding) {
+        self.destinations.remove(binding.destination);
+    }
+
+    fn route(&mut self, _: &str, _: &Message, to: &mut Vec<Destination>) {
+        self.destinations.add_to(to);
+    }
+}

@@ -1,0 +1,388 @@
+//! `basic.publish` (60, 40): from the channel to the queues.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use leveret_codec::{FieldTable, FieldValue, Properties, flags};
+
+use crate::channel::Mode;
+use crate::channel::transaction::TxPublish;
+use crate::connection::Origin;
+use crate::effect::{Effects, Outbound};
+use crate::error::{AmqpError, ReplyCode};
+use crate::ids::{ChannelKey, ExchangeId, Lsn, QueueId};
+use crate::message::Message;
+use crate::permission::Access;
+use crate::record::Fact;
+use crate::value::term;
+use crate::vhost::Vhost;
+
+/// The pseudo-queue of direct replies; followed by a dot and a token it is one channel's address.
+pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+/// Properties the broker has to look at; a message without them is passed on unread.
+const LOOKED_AT: u16 = flags::HEADERS | flags::REPLY_TO | flags::EXPIRATION | flags::USER_ID;
+
+/// Longest expiration, in milliseconds: ten years.
+const EXPIRATION_MAX_MS: u128 = 315_360_000_000;
+
+/// More routing keys than the message's own.
+#[derive(Debug, Default)]
+struct Copies {
+    keys: Vec<String>,
+}
+
+impl Vhost {
+    /// Takes a message in: checks it, routes it, and hands it to the queues.
+    ///
+    /// # Errors
+    /// - `ACCESS_REFUSED`: no write right on the exchange, or it is internal.
+    /// - `NOT_FOUND`: no such exchange.
+    /// - `PRECONDITION_FAILED`: a property that is wrong (user-id, expiration, CC, reply-to).
+    pub(super) fn publish(
+        &mut self,
+        from: Origin,
+        mandatory: bool,
+        mut message: Message,
+        fx: &mut Effects,
+    ) -> Result<(), AmqpError> {
+        self.metrics.published += 1;
+        self.note_publisher(from, fx);
+        let Some(channel) = self.channels.get_mut(from.key) else {
+            return Ok(());
+        };
+        // The memo leaves its channel while the vhost is busy with the message.
+        let memo = channel.memo.take();
+        let known = self.remembered_route(memo.as_ref(), &message);
+        let exchange = match known {
+            Some(exchange) => exchange,
+            None => self.publishable(from, message.exchange())?,
+        };
+        let mut copies = Copies::default();
+        if message.property_flags() & LOOKED_AT != 0 {
+            (message, copies) = self.look_at_properties(from, message)?;
+        }
+        let memo = if !copies.keys.is_empty() {
+            let own = message.routing_key().to_owned();
+            let keys: Vec<&str> = std::iter::once(own.as_str())
+                .chain(copies.keys.iter().map(String::as_str))
+                .collect();
+            self.walk(exchange, &keys, &message);
+            memo
+        } else if known.is_some() {
+            memo
+        } else {
+            if exchange == self.default_exchange && message.routing_key().starts_with(REPLY_TO) {
+                self.reply(from, mandatory, message, fx);
+                return Ok(());
+            }
+            self.route(exchange, &message)
+        };
+        let Some(channel) = self.channels.get_mut(from.key) else {
+            return Ok(());
+        };
+        channel.memo = memo;
+        if let Mode::Tx(tx) = &mut channel.mode {
+            let queues = self.router.queues.clone();
+            tx.publishes.push(TxPublish {
+                message,
+                mandatory,
+                queues,
+            });
+            return Ok(());
+        }
+        let due = self.distribute(from, mandatory, message, fx);
+        self.confirm_when(from.key, due);
+        Ok(())
+    }
+
+    /// The first publish of a connection: from here on resource alarms concern it.
+    fn note_publisher(&mut self, from: Origin, fx: &mut Effects) {
+        if let Some(connection) = self.connections.get_mut(from.connection)
+            && !connection.publishes
+        {
+            connection.publishes = true;
+            self.apply_alarm(from.connection, fx);
+        }
+    }
+
+    /// The exchange of this name, if the client may publish to it.
+    fn publishable(&self, from: Origin, name: &str) -> Result<ExchangeId, AmqpError> {
+        let named = self.exchange_named(name);
+        self.permit(from.connection, Access::Write, named)?;
+        let id = self.find_exchange(name)?;
+        if self
+            .exchanges
+            .get(id)
+            .is_some_and(|exchange| exchange.internal)
+        {
+            return Err(AmqpError::access_refused(format_args!(
+                "cannot publish to internal {named}"
+            )));
+        }
+        Ok(id)
+    }
+
+    /// Hands a message to the queues in `router.queues`, or back to its publisher. Returns the
+    /// record that makes it safe.
+    pub(super) fn distribute(
+        &mut self,
+        from: Origin,
+        mandatory: bool,
+        message: Message,
+        fx: &mut Effects,
+    ) -> Lsn {
+        let queues = std::mem::take(&mut self.router.queues);
+        let mut due = Lsn(0);
+        if queues.is_empty() {
+            self.unroutable(from, mandatory, message, fx);
+        } else {
+            self.metrics.routed += queues.len() as u64;
+            if message.is_persistent() {
+                due = self.record_publish(&queues, &message, fx);
+            }
+            // The last queue gets the message itself, the others a copy of the reference.
+            let mut message = Some(message);
+            for (at, &id) in queues.iter().enumerate() {
+                let last = at + 1 == queues.len();
+                let copy = if last {
+                    message.take()
+                } else {
+                    message.clone()
+                };
+                if let Some(queue) = self.queues.get_mut(id)
+                    && let Some(copy) = copy
+                {
+                    let entry = queue.entry(copy);
+                    self.offer(id, entry, fx);
+                }
+            }
+        }
+        self.router.queues = queues;
+        due
+    }
+
+    /// One record for all durable queues it goes to; `Lsn(0)` if there are none.
+    fn record_publish(&mut self, queues: &[QueueId], message: &Message, fx: &mut Effects) -> Lsn {
+        let durable: Vec<_> = queues
+            .iter()
+            .filter_map(|&id| self.queues.get(id))
+            .filter(|queue| queue.durable)
+            .map(|queue| (Arc::clone(&queue.name), queue.next_seq()))
+            .collect();
+        if durable.is_empty() {
+            return Lsn(0);
+        }
+        self.record(
+            Fact::Published {
+                message: message.clone(),
+                queues: durable,
+            },
+            fx,
+        )
+    }
+
+    /// No queue takes it: back to the publisher if that was asked for.
+    fn unroutable(&mut self, from: Origin, mandatory: bool, message: Message, fx: &mut Effects) {
+        if mandatory {
+            self.metrics.unroutable_returned += 1;
+            let code = ReplyCode::NoRoute;
+            fx.send(
+                from.connection,
+                Outbound::Return {
+                    channel: from.number,
+                    code,
+                    message,
+                },
+            );
+        } else {
+            self.metrics.unroutable_dropped += 1;
+        }
+    }
+
+    /// Checks the properties that mean something to the broker, and rewrites those it answers for.
+    fn look_at_properties(
+        &mut self,
+        from: Origin,
+        message: Message,
+    ) -> Result<(Message, Copies), AmqpError> {
+        let present = message.property_flags() & LOOKED_AT;
+        if present == flags::HEADERS && !may_have_copies(message.raw_properties()) {
+            return Ok((message, Copies::default()));
+        }
+        let mut properties = message.properties();
+        let mut rewritten = false;
+        if properties.reply_to.as_deref() == Some(REPLY_TO.as_bytes()) {
+            let reply = self
+                .channels
+                .get(from.key)
+                .and_then(|channel| channel.reply.as_ref());
+            let Some(reply) = reply else {
+                return Err(AmqpError::precondition_failed(
+                    "fast reply consumer does not exist",
+                ));
+            };
+            properties.reply_to = Some(Bytes::copy_from_slice(reply.address.as_bytes()));
+            rewritten = true;
+        }
+        if let Some(expiration) = &properties.expiration {
+            check_expiration(expiration)?;
+        }
+        let mut copies = Copies::default();
+        if let Some(headers) = &mut properties.headers {
+            copies.add(headers, "CC")?;
+            copies.add(headers, "BCC")?;
+            rewritten |= headers.remove("BCC").is_some();
+        }
+        self.check_user_id(from, &properties)?;
+        let message = if rewritten {
+            message.with_properties(&properties)
+        } else {
+            message
+        };
+        Ok((message, copies))
+    }
+
+    /// 406 if the message claims to be somebody else's.
+    fn check_user_id(&self, from: Origin, properties: &Properties) -> Result<(), AmqpError> {
+        let Some(claimed) = &properties.user_id else {
+            return Ok(());
+        };
+        let Some(connection) = self.connections.get(from.connection) else {
+            return Ok(());
+        };
+        let user = &connection.peer.user;
+        if connection.peer.impersonator || **claimed == *user.as_bytes() {
+            return Ok(());
+        }
+        let claimed = String::from_utf8_lossy(claimed);
+        Err(AmqpError::precondition_failed(format_args!(
+            "user_id property set to '{claimed}' but authenticated user was '{user}'"
+        )))
+    }
+
+    /// A direct reply: to the channel that waits for it, through no queue.
+    ///
+    /// There is no place for it to wait either: if its reader is too slow, it is dropped.
+    fn reply(&mut self, from: Origin, mandatory: bool, message: Message, fx: &mut Effects) {
+        let reader: Option<ChannelKey> = self.replies.get(message.routing_key()).copied();
+        let Some(channel) = reader.and_then(|key| self.channels.get(key)) else {
+            self.unroutable(from, mandatory, message, fx);
+            self.confirm_when(from.key, Lsn(0));
+            return;
+        };
+        let to = channel.connection;
+        if let Some(reply) = &channel.reply
+            && let Some(connection) = self.connections.get_mut(to)
+        {
+            let outbound = Outbound::Deliver {
+                channel: channel.number,
+                consumer: reply.number,
+                redelivered: false,
+                delivery_tag: channel.upcoming_tag(),
+                message,
+            };
+            let cost = outbound.delivery_cost();
+            if connection.has_room(cost, self.limits.outbox_bytes_max) {
+                connection.outbox_bytes += cost;
+                self.metrics.delivered_auto += 1;
+                fx.send(to, outbound);
+            } else {
+                self.metrics.replies_dropped += 1;
+            }
+        }
+        self.confirm_when(from.key, Lsn(0));
+    }
+}
+
+impl Copies {
+    /// Adds the keys of a CC or BCC header: an array whose texts are routing keys.
+    fn add(&mut self, headers: &FieldTable, name: &str) -> Result<(), AmqpError> {
+        match headers.get(name) {
+            None => Ok(()),
+            Some(FieldValue::Array(keys)) => {
+                self.keys.extend(
+                    keys.iter()
+                        .filter_map(|key| key.as_str())
+                        .map(str::to_owned),
+                );
+                Ok(())
+            }
+            Some(other) => Err(AmqpError::precondition_failed(format_args!(
+                "invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}",
+                other.amqp_type_name()
+            ))),
+        }
+    }
+}
+
+/// Whether the raw properties could hold a CC or BCC header. Cheap, and sure when it says no.
+fn may_have_copies(raw: &[u8]) -> bool {
+    raw.windows(2).any(|pair| pair == b"CC")
+}
+
+/// 406 unless it is a number of milliseconds from 0 to ten years, in decimal digits.
+fn check_expiration(expiration: &[u8]) -> Result<(), AmqpError> {
+    let text = String::from_utf8_lossy(expiration);
+    let fault = |term: String| {
+        Err(AmqpError::precondition_failed(format_args!(
+            "invalid expiration '{text}': {term}"
+        )))
+    };
+    let (negative, unsigned) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(&text)),
+    };
+    let end = unsigned
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(unsigned.len());
+    let (digits, rest) = unsigned.split_at(end);
+    if digits.is_empty() {
+        return fault("no_integer".to_owned());
+    }
+    if !rest.is_empty() {
+        let rest = FieldValue::LongString(Bytes::copy_from_slice(rest.as_bytes()));
+        // A string, not a binary: RabbitMQ prints it without the angle brackets.
+        let printed = term(&rest).to_string();
+        let printed = printed.trim_start_matches("<<").trim_end_matches(">>");
+        return fault(format!("{{leftover_string,{printed}}}"));
+    }
+    // More digits than a u128 holds are too big in any case.
+    let number: u128 = digits.parse().unwrap_or(u128::MAX);
+    if negative && number > 0 {
+        fault(format!("{{value_negative,-{number}}}"))
+    } else if number > EXPIRATION_MAX_MS {
+        fault(format!("{{value_too_big,{digits}}}"))
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expirations() {
+        #[rustfmt::skip]
+        let table = [
+            ("0",             None,                              "zero: at once or never"),
+            ("60000",         None,                              "a minute"),
+            ("+5",            None,                              "a plus sign is accepted"),
+            ("315360000000",  None,                              "ten years"),
+            ("",              Some("no_integer"),                "nothing"),
+            ("abc",           Some("no_integer"),                "no digits"),
+            ("10x",           Some("{leftover_string,\"x\"}"),   "digits and more"),
+            ("-1",            Some("{value_negative,-1}"),       "negative"),
+            ("315360000001",  Some("{value_too_big,315360000001}"), "more than ten years"),
+        ];
+        for (text, fault, why) in table {
+            let expected = fault
+                .map(|term| format!("PRECONDITION_FAILED - invalid expiration '{text}': {term}"));
+            let actual = check_expiration(text.as_bytes())
+                .err()
+                .map(|error| error.text);
+            assert_eq!(actual, expected, "{why}");
+        }
+    }
+}

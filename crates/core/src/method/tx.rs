@@ -1,0 +1,93 @@
+//! Class tx (90): publishes and settles of a channel, carried out together.
+
+use leveret_codec::{TxCommitOk, TxRollbackOk, TxSelectOk};
+
+use crate::channel::Mode;
+use crate::channel::transaction::Transaction;
+use crate::connection::Origin;
+use crate::effect::Effects;
+use crate::error::AmqpError;
+use crate::record::Fact;
+use crate::vhost::Vhost;
+
+impl Vhost {
+    /// `tx.select` (90, 10). Saying it twice is fine.
+    ///
+    /// # Errors
+    /// `PRECONDITION_FAILED`: the channel is in confirm mode.
+    pub(super) fn tx_select(&mut self, from: Origin, fx: &mut Effects) -> Result<(), AmqpError> {
+        let Some(channel) = self.channels.get_mut(from.key) else {
+            return Ok(());
+        };
+        match channel.mode {
+            Mode::Plain => channel.mode = Mode::Tx(Transaction::default()),
+            Mode::Tx(_) => {}
+            Mode::Confirm(_) => {
+                return Err(AmqpError::precondition_failed(
+                    "cannot switch from confirm to tx mode",
+                ));
+            }
+        }
+        fx.method(from.connection, from.number, TxSelectOk {});
+        Ok(())
+    }
+
+    /// `tx.commit` (90, 20): publishes first, then settles; all their facts are one record.
+    ///
+    /// # Errors
+    /// `PRECONDITION_FAILED`: the channel is not transactional.
+    pub(super) fn tx_commit(&mut self, from: Origin, fx: &mut Effects) -> Result<(), AmqpError> {
+        let tx = self.take_transaction(from)?;
+        let first = fx.records.len();
+        let lsn = self.lsn;
+        for publish in tx.publishes {
+            self.router.queues = publish.queues;
+            // A queue may be gone since; then the others get it, or nobody does.
+            self.router
+                .queues
+                .retain(|&queue| self.queues.contains_key(queue));
+            self.distribute(from, publish.mandatory, publish.message, fx);
+        }
+        for settle in tx.settles {
+            self.settle(from.key, settle.deliveries, settle.outcome, fx);
+        }
+        if fx.records.len() > first {
+            let facts: Vec<Fact> = fx
+                .records
+                .drain(first..)
+                .map(|record| record.fact)
+                .collect();
+            self.lsn = lsn;
+            self.record(Fact::Together(facts), fx);
+        }
+        fx.method(from.connection, from.number, TxCommitOk {});
+        Ok(())
+    }
+
+    /// `tx.rollback` (90, 30): publishes are forgotten, deliveries are unsettled as before.
+    ///
+    /// # Errors
+    /// `PRECONDITION_FAILED`: the channel is not transactional.
+    pub(super) fn tx_rollback(&mut self, from: Origin, fx: &mut Effects) -> Result<(), AmqpError> {
+        let tx = self.take_transaction(from)?;
+        if let Some(channel) = self.channels.get_mut(from.key) {
+            let deliveries = tx.settles.into_iter().flat_map(|settle| settle.deliveries);
+            channel.unacked.put_back(deliveries);
+        }
+        fx.method(from.connection, from.number, TxRollbackOk {});
+        Ok(())
+    }
+
+    fn take_transaction(&mut self, from: Origin) -> Result<Transaction, AmqpError> {
+        match self
+            .channels
+            .get_mut(from.key)
+            .map(|channel| &mut channel.mode)
+        {
+            Some(Mode::Tx(tx)) => Ok(std::mem::take(tx)),
+            _ => Err(AmqpError::precondition_failed(
+                "channel is not transactional",
+            )),
+        }
+    }
+}

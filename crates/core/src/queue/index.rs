@@ -1,0 +1,231 @@
+//! What waits in one queue, in order.
+//!
+//! Two runs, each in order of [`Seq`]: `returned` (delivered before and put back) and `fresh`
+//! (never delivered). Messages leave from the front only, so whatever was delivered is older than
+//! everything in `fresh`: taking `returned` first *is* taking the oldest first, and a message that
+//! comes back never has to be searched a place among the fresh ones.
+//!
+//! Invariants, asserted by [`Index::check`]:
+//! - both runs ascend strictly;
+//! - the last of `returned` is older than the first of `fresh`.
+
+use std::collections::VecDeque;
+
+use crate::ids::Seq;
+use crate::message::Message;
+
+/// A waiting message: 32 B.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) message: Message,
+    pub(crate) seq: Seq,
+    /// Times it was delivered before.
+    pub(crate) deliveries: u32,
+}
+
+const _: () = assert!(
+    size_of::<Entry>() <= 32,
+    "the index costs at most 32 B a message"
+);
+
+/// Capacity below which an emptied run is not worth giving back.
+const KEPT_CAPACITY: usize = 1_024;
+
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    returned: VecDeque<Entry>,
+    fresh: VecDeque<Entry>,
+    bytes: usize,
+}
+
+impl Index {
+    pub(crate) fn len(&self) -> usize {
+        self.returned.len() + self.fresh.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.returned.is_empty()
+    }
+
+    /// Memory held by the messages, in octets.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds the newest message.
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.bytes += entry.message.memory_bytes();
+        self.fresh.push_back(entry);
+    }
+
+    pub(crate) fn front(&self) -> Option<&Entry> {
+        self.returned.front().or_else(|| self.fresh.front())
+    }
+
+    /// Takes the oldest message.
+    pub(crate) fn pop(&mut self) -> Option<Entry> {
+        let entry = if let Some(entry) = self.returned.pop_front() {
+            shrink(&mut self.returned);
+            entry
+        } else {
+            let entry = self.fresh.pop_front()?;
+            shrink(&mut self.fresh);
+            entry
+        };
+        self.bytes -= entry.message.memory_bytes();
+        Some(entry)
+    }
+
+    /// Puts one message back where it was. Cost: the distance from the nearer end of the returned.
+    pub(crate) fn put_back(&mut self, entry: Entry) {
+        self.bytes += entry.message.memory_bytes();
+        let at = self.returned.partition_point(|other| other.seq < entry.seq);
+        self.returned.insert(at, entry);
+    }
+
+    /// Puts many messages back where they were, `entries` ascending by `seq`: one merge.
+    pub(crate) fn put_all_back(&mut self, entries: Vec<Entry>) {
+        self.bytes += entries
+            .iter()
+            .map(|entry| entry.message.memory_bytes())
+            .sum::<usize>();
+        let Some((first, last)) = entries.first().zip(entries.last()) else {
+            return;
+        };
+        if self.returned.back().is_none_or(|back| back.seq < first.seq) {
+            self.returned.extend(entries);
+        } else if self
+            .returned
+            .front()
+            .is_some_and(|front| last.seq < front.seq)
+        {
+            for entry in entries.into_iter().rev() {
+                self.returned.push_front(entry);
+            }
+        } else {
+            let old = std::mem::take(&mut self.returned);
+            self.returned = VecDeque::with_capacity(old.len() + entries.len());
+            let mut old = old.into_iter().peekable();
+            for entry in entries {
+                while let Some(older) = old.next_if(|other| other.seq < entry.seq) {
+                    self.returned.push_back(older);
+                }
+                self.returned.push_back(entry);
+            }
+            self.returned.extend(old);
+        }
+    }
+
+    /// Empties the index; dropping the result is the expensive part, and may be done elsewhere.
+    pub(crate) fn take_all(&mut self) -> Vec<Message> {
+        self.bytes = 0;
+        let returned = std::mem::take(&mut self.returned);
+        let fresh = std::mem::take(&mut self.fresh);
+        returned
+            .into_iter()
+            .chain(fresh)
+            .map(|entry| entry.message)
+            .collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        assert!(
+            self.returned
+                .iter()
+                .map(|e| e.seq)
+                .is_sorted_by(|a, b| a < b)
+        );
+        assert!(self.fresh.iter().map(|e| e.seq).is_sorted_by(|a, b| a < b));
+        if let (Some(returned), Some(fresh)) = (self.returned.back(), self.fresh.front()) {
+            assert!(returned.seq < fresh.seq);
+        }
+        let bytes: usize = self
+            .returned
+            .iter()
+            .chain(&self.fresh)
+            .map(|e| e.message.memory_bytes())
+            .sum();
+        assert_eq!(bytes, self.bytes);
+    }
+}
+
+/// Gives memory back when most of it is unused. Halving at a quarter keeps this O(1) amortised.
+fn shrink(run: &mut VecDeque<Entry>) {
+    if run.capacity() > KEPT_CAPACITY && run.len() < run.capacity() / 4 {
+        run.shrink_to(run.capacity() / 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leveret_codec::ContentHeader;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(seq: u64) -> Entry {
+        let header = ContentHeader {
+            class_id: 60,
+            body_size: 1,
+            flags: 0,
+            raw: &[],
+            summary: leveret_codec::PropertySummary::default(),
+        };
+        let message = Message::build(&mut Vec::new(), "", "q", &header, b"x");
+        Entry {
+            message,
+            seq: Seq(seq),
+            deliveries: 0,
+        }
+    }
+
+    #[test]
+    fn memory_of_a_drained_queue_comes_back() {
+        let mut index = Index::default();
+        for seq in 1..=100_000 {
+            index.push(entry(seq));
+        }
+        while index.pop().is_some() {}
+        assert!(index.fresh.capacity() <= 2 * KEPT_CAPACITY);
+        assert_eq!(index.bytes(), 0);
+    }
+
+    proptest! {
+        /// Whatever is taken and put back in whatever portions, the oldest comes out first.
+        #[test]
+        fn order_survives_any_requeue(moves in prop::collection::vec((0u8..4, 1usize..20), 1..80)) {
+            let mut index = Index::default();
+            let mut out: Vec<Entry> = Vec::new();
+            let mut waiting = std::collections::BTreeSet::new();
+            let mut next = 1;
+            for (what, count) in moves {
+                match what {
+                    0 => for _ in 0..count {
+                        index.push(entry(next));
+                        waiting.insert(next);
+                        next += 1;
+                    },
+                    1 => for _ in 0..count {
+                        let Some(entry) = index.pop() else { break };
+                        prop_assert_eq!(Some(entry.seq.0), waiting.pop_first());
+                        out.push(entry);
+                    },
+                    2 => if !out.is_empty() {
+                        let entry = out.remove(count % out.len());
+                        waiting.insert(entry.seq.0);
+                        index.put_back(entry);
+                    },
+                    _ => {
+                        let mut back: Vec<Entry> = out.drain(..count.min(out.len())).collect();
+                        back.sort_by_key(|e| e.seq);
+                        waiting.extend(back.iter().map(|e| e.seq.0));
+                        index.put_all_back(back);
+                    }
+                }
+                index.check();
+                prop_assert_eq!(index.len(), waiting.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A queue: its properties, its messages in order, and the consumers that wait for them.
+
+pub(crate) mod arguments;
+pub(crate) mod index;
+
+use std::sync::Arc;
+
+use leveret_codec::FieldTable;
+use leveret_wheel::TimerKey;
+
+use crate::consumer::Ring;
+use crate::ids::{ConnectionId, ConsumerKey, Mono, Seq};
+use crate::message::Message;
+use crate::queue::index::{Entry, Index};
+
+/// A queue of a vhost.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) name: Arc<str>,
+    pub(crate) durable: bool,
+    /// Goes when the last consumer goes, if there ever was one.
+    pub(crate) auto_delete: bool,
+    /// Belongs to one connection and goes with it.
+    pub(crate) exclusive: Option<ConnectionId>,
+    /// As declared.
+    pub(crate) arguments: FieldTable,
+    /// Ready messages.
+    pub(crate) index: Index,
+    /// Delivered, not settled.
+    pub(crate) unacked: usize,
+    /// Consumers that would take a message now, and those that would not for the moment.
+    pub(crate) ring: Ring,
+    /// All its consumers, in order of their start.
+    pub(crate) consumers: Vec<ConsumerKey>,
+    /// Its one consumer has it for itself.
+    pub(crate) exclusive_consumer: bool,
+    /// Number of the last routing that ended here: one copy a queue, however many ways lead to it.
+    pub(crate) reached: u64,
+    pub(crate) expiry: Expiry,
+    last_seq: Seq,
+}
+
+/// When an unused queue goes (`x-expires`).
+#[derive(Debug, Default)]
+pub(crate) struct Expiry {
+    /// How long it may be unused: no consumer, no declare, no get.
+    pub(crate) after_ms: Option<u64>,
+    /// When it was last used, as far as anybody noted.
+    pub(crate) used: Mono,
+    pub(crate) timer: Option<TimerKey>,
+}
+
+impl Queue {
+    pub(crate) fn new(name: Arc<str>, arguments: FieldTable) -> Self {
+        Self {
+            name,
+            durable: false,
+            auto_delete: false,
+            exclusive: None,
+            arguments,
+            index: Index::default(),
+            unacked: 0,
+            ring: Ring::default(),
+            consumers: Vec::new(),
+            exclusive_consumer: false,
+            reached: 0,
+            expiry: Expiry::default(),
+            last_seq: Seq(0),
+        }
+    }
+
+    /// Gives a new message its place in the queue.
+    pub(crate) fn entry(&mut self, message: Message) -> Entry {
+        self.last_seq = Seq(self.last_seq.0 + 1);
+        Entry {
+            message,
+            seq: self.last_seq,
+            deliveries: 0,
+        }
+    }
+
+    /// The place the next new message will get.
+    pub(crate) fn next_seq(&self) -> Seq {
+        Seq(self.last_seq.0 + 1)
+    }
+
+    /// Whether losing this message in a restart would break a promise.
+    pub(crate) fn keeps(&self, message: &Message) -> bool {
+        self.durable && message.is_persistent()
+    }
+}

@@ -1,0 +1,212 @@
+//! Where a message goes: from an exchange through bindings, other exchanges and alternates to
+//! queues.
+//!
+//! Three levels, cheapest first:
+//! 1. the channel's memo: "the same address as the last publish";
+//! 2. the vhost's cache, a fixed number of slots by hash of the address. An address gets a slot
+//!    only when it comes a second time, so that a stream of ever new keys costs no allocation;
+//! 3. the walk over the exchanges, each passed at most once, so that cycles end.
+//!
+//! Memo and cache hold for one generation of the topology: whatever changes a route ends it.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
+use crate::binding::Destination;
+use crate::ids::{ExchangeId, QueueId};
+use crate::map::HashSeed;
+use crate::message::{Address, Message};
+use crate::vhost::Vhost;
+
+/// Slots of the cache. Bounds its memory together with the length of addresses (512 B).
+const CACHE_SLOTS: usize = 4_096;
+
+/// Longest route the cache keeps; longer ones are dominated by the copying anyway.
+const CACHED_QUEUES_MAX: usize = 64;
+
+/// The address of a publish and what came of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Memo {
+    generation: u64,
+    lengths: [u8; 2],
+    names: Arc<[u8]>,
+    pub(crate) exchange: ExchangeId,
+    queues: Arc<[QueueId]>,
+}
+
+/// The state of routing that outlives a message.
+#[derive(Debug)]
+pub(crate) struct Router {
+    hasher: FixedState,
+    generation: u64,
+    cache: Vec<CacheSlot>,
+    pass: u64,
+    /// Exchanges still to visit in the current walk.
+    todo: Vec<ExchangeId>,
+    found: Vec<Destination>,
+    /// The result of the last routing.
+    pub(crate) queues: Vec<QueueId>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct CacheSlot {
+    /// Hash of the last address that missed here.
+    seen: u64,
+    memo: Option<Memo>,
+}
+
+impl Memo {
+    fn fits(&self, generation: u64, address: &Address<'_>) -> bool {
+        self.generation == generation
+            && self.lengths == address.lengths()
+            && *self.names == *address.names()
+    }
+}
+
+impl Router {
+    pub(crate) fn new(hash_seed: HashSeed) -> Self {
+        Self {
+            hasher: hash_seed.hasher(),
+            generation: 1,
+            cache: Vec::new(),
+            pass: 0,
+            todo: Vec::new(),
+            found: Vec::new(),
+            queues: Vec::new(),
+        }
+    }
+
+    /// Ends the validity of everything remembered.
+    pub(crate) fn topology_changed(&mut self) {
+        self.generation += 1;
+    }
+
+    fn slot(&self, address: &Address<'_>) -> (usize, u64) {
+        let hash = self.hasher.hash_one(address);
+        (hash as usize % CACHE_SLOTS, hash)
+    }
+
+    /// Whether the address missed here before, in which case its route is worth remembering.
+    fn comes_again(&mut self, address: &Address<'_>) -> bool {
+        if self.cache.is_empty() {
+            self.cache.resize(CACHE_SLOTS, CacheSlot::default());
+        }
+        let (at, hash) = self.slot(address);
+        let seen = &mut self.cache[at].seen;
+        let again = *seen == hash;
+        *seen = hash;
+        again
+    }
+}
+
+impl Vhost {
+    /// The exchange of this address if it is the memo's, with the queues in `router.queues`.
+    ///
+    /// A channel keeps a memo only after its user's rights were checked.
+    ///
+    /// None means that rights are to be checked and a route is to be found.
+    pub(crate) fn remembered_route(
+        &mut self,
+        memo: Option<&Memo>,
+        message: &Message,
+    ) -> Option<ExchangeId> {
+        let memo = memo?;
+        if !memo.fits(self.router.generation, &message.address()) {
+            return None;
+        }
+        self.router.queues.clear();
+        self.router.queues.extend_from_slice(&memo.queues);
+        Some(memo.exchange)
+    }
+
+    /// Routes by exchange and routing key and leaves the queues in `router.queues`.
+    ///
+    /// Returns what the channel may remember until the topology changes.
+    pub(crate) fn route(&mut self, exchange: ExchangeId, message: &Message) -> Option<Memo> {
+        let address = message.address();
+        if !self.router.cache.is_empty() {
+            let (at, _) = self.router.slot(&address);
+            if let Some(memo) = &self.router.cache[at].memo
+                && memo.fits(self.router.generation, &address)
+            {
+                let memo = memo.clone();
+                self.router.queues.clear();
+                self.router.queues.extend_from_slice(&memo.queues);
+                return Some(memo);
+            }
+        }
+        if !self.walk(exchange, &[message.routing_key()], message) {
+            return None;
+        }
+        if !self.router.comes_again(&address) {
+            return None;
+        }
+        let memo = Memo {
+            generation: self.router.generation,
+            lengths: address.lengths(),
+            names: Arc::from(address.names()),
+            exchange,
+            queues: Arc::from(self.router.queues.as_slice()),
+        };
+        if memo.queues.len() <= CACHED_QUEUES_MAX {
+            let (at, _) = self.router.slot(&address);
+            self.router.cache[at].memo = Some(memo.clone());
+        }
+        Some(memo)
+    }
+
+    /// Routes under several keys at once (CC and BCC) and leaves the queues in `router.queues`,
+    /// each once. True if the keys alone decided.
+    pub(crate) fn walk(&mut self, exchange: ExchangeId, keys: &[&str], message: &Message) -> bool {
+        self.router.pass += 1;
+        let pass = self.router.pass;
+        self.router.queues.clear();
+        let mut todo = std::mem::take(&mut self.router.todo);
+        let mut found = std::mem::take(&mut self.router.found);
+        todo.clear();
+        todo.push(exchange);
+        let mut repeatable = true;
+        while let Some(id) = todo.pop() {
+            found.clear();
+            if id == self.default_exchange {
+                let named = keys.iter().filter_map(|&key| self.queue_names.get(key));
+                found.extend(named.map(|&queue| Destination::Queue(queue)));
+            }
+            let Some(exchange) = self.exchanges.get_mut(id) else {
+                continue;
+            };
+            if exchange.passed == pass {
+                continue;
+            }
+            exchange.passed = pass;
+            repeatable &= !exchange.routes.looks_at_content();
+            for key in keys {
+                exchange.routes.route(key, message, &mut found);
+            }
+            if found.is_empty()
+                && let Some(alternate) = &exchange.alternate
+                && let Some(&alternate) = self.exchange_names.get(alternate)
+            {
+                todo.push(alternate);
+            }
+            for destination in &found {
+                match *destination {
+                    Destination::Exchange(next) => todo.push(next),
+                    Destination::Queue(queue) => {
+                        if let Some(entry) = self.queues.get_mut(queue)
+                            && entry.reached != pass
+                        {
+                            entry.reached = pass;
+                            self.router.queues.push(queue);
+                        }
+                    }
+                }
+            }
+        }
+        self.router.todo = todo;
+        self.router.found = found;
+        repeatable
+    }
+}

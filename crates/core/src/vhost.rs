@@ -1,0 +1,471 @@
+//! The owner of everything in a vhost.
+//!
+//! The state and what belongs to all of it is here: coming and going of connections and channels,
+//! refusals, records. What the methods of AMQP do is in `method/*`, how messages get to consumers
+//! in `delivery.rs`, where they go in `router.rs`, how queues and exchanges end in `removal.rs`.
+//!
+//! Invariants, asserted by [`Vhost::check`] in tests:
+//! - a queue with ready messages has no consumer that could take the first of them;
+//! - a message is in one queue's index or one channel's unacked, never both;
+//! - counts of consumers and unacked deliveries agree wherever they are kept.
+
+use std::sync::Arc;
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use slotmap::{SecondaryMap, SlotMap};
+
+use leveret_codec::{ChannelCloseOk, ConnectionBlocked, ConnectionUnblocked, FieldTable, ShortStr};
+
+use crate::binding::Bindings;
+use crate::broker::{Limits, Options, Totals};
+use crate::channel::{Channel, Mode};
+use crate::connection::{Connection, Origin, Slot};
+use crate::consumer::Consumer;
+use crate::effect::{Effects, Outbound};
+use crate::error::{AmqpError, Named, Scope};
+use crate::event::Event;
+use crate::exchange::{Exchange, PREDECLARED, make};
+use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, ExchangeId, Lsn, Now, QueueId};
+use crate::input::Peer;
+use crate::map::{HashSeed, Map};
+use crate::metrics::Metrics;
+use crate::permission::{Access, Permissions};
+use crate::queue::Queue;
+use crate::record::{Fact, Record};
+use crate::router::Router;
+use crate::timer::Timers;
+
+/// One vhost with everything in it.
+#[derive(Debug)]
+pub(crate) struct Vhost {
+    pub(crate) name: Arc<str>,
+    pub(crate) limits: Limits,
+    pub(crate) hash_seed: HashSeed,
+    pub(crate) now: Now,
+    pub(crate) connections: SecondaryMap<ConnectionId, Connection>,
+    pub(crate) channels: SlotMap<ChannelKey, Channel>,
+    pub(crate) consumers: SlotMap<ConsumerKey, Consumer>,
+    pub(crate) queues: SlotMap<QueueId, Queue>,
+    pub(crate) queue_names: Map<Arc<str>, QueueId>,
+    pub(crate) exchanges: SlotMap<ExchangeId, Exchange>,
+    pub(crate) exchange_names: Map<Arc<str>, ExchangeId>,
+    pub(crate) default_exchange: ExchangeId,
+    pub(crate) bindings: Bindings,
+    pub(crate) router: Router,
+    /// Channels that wait for direct replies, by reply address.
+    pub(crate) replies: Map<Arc<str>, ChannelKey>,
+    pub(crate) timers: Timers,
+    pub(crate) metrics: Metrics,
+    /// Number of the last record, and of the last one known to be safe.
+    pub(crate) lsn: Lsn,
+    pub(crate) durable: Lsn,
+    /// Channels with publishes to confirm at the end of the turn.
+    confirming: Vec<ChannelKey>,
+    /// Channels whose confirms wait for the log.
+    awaiting_log: Vec<ChannelKey>,
+    /// The resource alarm that is on, as shown to clients.
+    alarm: Option<&'static str>,
+    random: ChaCha20Rng,
+}
+
+impl Vhost {
+    pub(crate) fn new(options: Options) -> Self {
+        let mut random = ChaCha20Rng::from_seed(options.seed);
+        let hash_seed = HashSeed(random.next_u64());
+        let mut vhost = Self {
+            name: options.vhost,
+            limits: options.limits,
+            hash_seed,
+            now: Now::default(),
+            connections: SecondaryMap::new(),
+            channels: SlotMap::with_key(),
+            consumers: SlotMap::with_key(),
+            queues: SlotMap::with_key(),
+            queue_names: hash_seed.map(),
+            exchanges: SlotMap::with_key(),
+            exchange_names: hash_seed.map(),
+            default_exchange: ExchangeId::default(),
+            bindings: Bindings::default(),
+            router: Router::new(hash_seed),
+            replies: hash_seed.map(),
+            timers: Timers::new(),
+            metrics: Metrics::default(),
+            lsn: Lsn(0),
+            durable: Lsn(0),
+            confirming: Vec::new(),
+            awaiting_log: Vec::new(),
+            alarm: None,
+            random,
+        };
+        for (name, kind, internal) in PREDECLARED {
+            vhost.predeclare(name, kind, internal);
+        }
+        vhost
+    }
+
+    fn predeclare(&mut self, name: &str, kind: &str, internal: bool) {
+        let Some((kind, routes)) = make(kind, self.hash_seed) else {
+            return;
+        };
+        let name: Arc<str> = Arc::from(name);
+        let id = self.exchanges.insert(Exchange {
+            name: Arc::clone(&name),
+            kind,
+            durable: true,
+            auto_delete: false,
+            internal,
+            arguments: FieldTable::default(),
+            alternate: None,
+            routes,
+            passed: 0,
+        });
+        if name.is_empty() {
+            self.default_exchange = id;
+        }
+        self.exchange_names.insert(name, id);
+    }
+
+    pub(crate) fn opened(&mut self, id: ConnectionId, peer: Box<Peer>, fx: &mut Effects) {
+        self.metrics.connections_opened += 1;
+        self.connections.insert(id, Connection::new(peer));
+        fx.open(id);
+    }
+
+    /// The connection is gone: its exclusive queues go, its deliveries return to their queues.
+    pub(crate) fn closed(&mut self, id: ConnectionId, fx: &mut Effects) {
+        self.abandon(id, fx);
+        if self.connections.remove(id).is_some() {
+            self.metrics.connections_closed += 1;
+        }
+        fx.close(id);
+    }
+
+    /// Ends everything a connection has going on. Its consumers go first, so that nothing is
+    /// requeued only to be delivered to it again.
+    pub(crate) fn abandon(&mut self, id: ConnectionId, fx: &mut Effects) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        connection.closing = true;
+        let exclusive = std::mem::take(&mut connection.exclusive);
+        let channels = connection.open_channels();
+        for &channel in &channels {
+            self.cancel_all(channel, fx);
+        }
+        for queue in exclusive {
+            self.delete_queue(queue, fx);
+        }
+        for channel in channels {
+            self.end_channel(channel, Slot::Closed, fx);
+        }
+    }
+
+    /// Opens a channel.
+    pub(crate) fn open_channel(&mut self, id: ConnectionId, number: u16) -> Result<(), AmqpError> {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return Ok(());
+        };
+        if matches!(connection.channel(number), Slot::Open(_)) {
+            return Err(AmqpError::channel_error("second 'channel.open' seen"));
+        }
+        let key = self.channels.insert(Channel::new(id, number));
+        connection.set_channel(number, Slot::Open(key));
+        self.metrics.channels_opened += 1;
+        Ok(())
+    }
+
+    /// Ends a channel: consumers go, deliveries return, what was not committed is forgotten.
+    pub(crate) fn end_channel(&mut self, key: ChannelKey, slot: Slot, fx: &mut Effects) {
+        self.cancel_all(key, fx);
+        let Some(mut channel) = self.channels.remove(key) else {
+            return;
+        };
+        self.metrics.channels_closed += 1;
+        if let Some(connection) = self.connections.get_mut(channel.connection) {
+            connection.set_channel(channel.number, slot);
+        }
+        if let Mode::Tx(tx) = &mut channel.mode {
+            let settles = std::mem::take(&mut tx.settles);
+            channel
+                .unacked
+                .put_back(settles.into_iter().flat_map(|settle| settle.deliveries));
+        }
+        let deliveries = channel.unacked.take_all();
+        self.metrics.requeued += deliveries.len() as u64;
+        self.requeue(key, deliveries, fx);
+    }
+
+    /// Tells a client no: closes its channel or its connection, as the code says.
+    pub(crate) fn refuse(
+        &mut self,
+        id: ConnectionId,
+        number: u16,
+        error: AmqpError,
+        fx: &mut Effects,
+    ) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        // A soft error where there is no channel to close is the connection's.
+        if let (Scope::Channel, Slot::Open(key)) = (error.code.scope(), connection.channel(number))
+        {
+            self.metrics.channel_errors += 1;
+            fx.events.push(Event::ChannelRefused {
+                connection: id,
+                channel: number,
+                error: error.clone(),
+            });
+            self.end_channel(key, Slot::Closing, fx);
+            fx.send(
+                id,
+                Outbound::CloseChannel {
+                    channel: number,
+                    error: Box::new(error),
+                },
+            );
+        } else {
+            self.metrics.connection_errors += 1;
+            fx.events.push(Event::ConnectionRefused {
+                connection: id,
+                error: error.clone(),
+            });
+            self.abandon(id, fx);
+            fx.send(
+                id,
+                Outbound::CloseConnection {
+                    error: Box::new(error),
+                },
+            );
+        }
+    }
+
+    /// An operator or a shutdown closes the connection.
+    pub(crate) fn evict(&mut self, id: ConnectionId, reason: &str, fx: &mut Effects) {
+        if self
+            .connections
+            .get(id)
+            .is_some_and(|connection| !connection.closing)
+        {
+            self.abandon(id, fx);
+            let error = Box::new(AmqpError::connection_forced(reason));
+            fx.send(id, Outbound::CloseConnection { error });
+        }
+    }
+
+    /// The client closes a channel, or agrees that it is closed.
+    pub(crate) fn close_channel(&mut self, id: ConnectionId, number: u16, fx: &mut Effects) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            match connection.channel(number) {
+                Slot::Open(key) => self.end_channel(key, Slot::Closed, fx),
+                Slot::Closing => connection.set_channel(number, Slot::Closed),
+                Slot::Closed => {}
+            }
+            fx.method(id, number, ChannelCloseOk {});
+        }
+    }
+
+    pub(crate) fn permitted(&mut self, id: ConnectionId, permissions: Permissions) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.peer.permissions = permissions;
+            for key in connection.open_channels() {
+                if let Some(channel) = self.channels.get_mut(key) {
+                    channel.memo = None;
+                }
+            }
+        }
+    }
+
+    /// A resource alarm goes on or off. It concerns connections that publish: they are told, if
+    /// they understand it, and not read from.
+    pub(crate) fn set_alarm(&mut self, alarm: Option<&'static str>, fx: &mut Effects) {
+        self.alarm = alarm;
+        let concerned: Vec<ConnectionId> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.publishes && !c.closing)
+            .map(|(id, _)| id)
+            .collect();
+        for id in concerned {
+            self.apply_alarm(id, fx);
+        }
+    }
+
+    /// Brings one publishing connection in line with the alarm.
+    pub(crate) fn apply_alarm(&mut self, id: ConnectionId, fx: &mut Effects) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        if connection.paused == self.alarm.is_some() {
+            return;
+        }
+        connection.paused = self.alarm.is_some();
+        fx.reading.push((id, connection.paused));
+        if connection.peer.capabilities.connection_blocked {
+            match self.alarm {
+                Some(reason) => {
+                    let reason = ShortStr::truncated(reason);
+                    fx.method(id, 0, ConnectionBlocked { reason });
+                }
+                None => fx.method(id, 0, ConnectionUnblocked {}),
+            }
+        }
+    }
+
+    /// Whether the client may do this to the named queue or exchange (403).
+    pub(crate) fn permit(
+        &self,
+        id: ConnectionId,
+        access: Access,
+        what: Named<'_>,
+    ) -> Result<(), AmqpError> {
+        let Some(connection) = self.connections.get(id) else {
+            return Ok(());
+        };
+        if connection.peer.permissions.allow(access, what.name) {
+            return Ok(());
+        }
+        let user = &connection.peer.user;
+        let name = if what.name.is_empty() {
+            "amq.default"
+        } else {
+            what.name
+        };
+        let what = Named { name, ..what };
+        Err(AmqpError::access_refused(format_args!(
+            "{access} access to {what} refused for user '{user}'"
+        )))
+    }
+
+    pub(crate) fn queue_named<'a>(&'a self, name: &'a str) -> Named<'a> {
+        Named {
+            kind: "queue",
+            name,
+            vhost: &self.name,
+        }
+    }
+
+    pub(crate) fn exchange_named<'a>(&'a self, name: &'a str) -> Named<'a> {
+        Named {
+            kind: "exchange",
+            name,
+            vhost: &self.name,
+        }
+    }
+
+    /// The queue of this name (404).
+    pub(crate) fn find_queue(&self, name: &str) -> Result<QueueId, AmqpError> {
+        let id = self.queue_names.get(name).copied();
+        id.ok_or_else(|| AmqpError::not_found(self.queue_named(name)))
+    }
+
+    /// The exchange of this name (404).
+    pub(crate) fn find_exchange(&self, name: &str) -> Result<ExchangeId, AmqpError> {
+        let id = self.exchange_names.get(name).copied();
+        id.ok_or_else(|| AmqpError::not_found(self.exchange_named(name)))
+    }
+
+    /// The open channel a command came in on; None if it is closing and the command is to be
+    /// dropped.
+    pub(crate) fn origin(&self, connection: ConnectionId, number: u16) -> Option<Origin> {
+        match self.connections.get(connection)?.channel(number) {
+            Slot::Open(key) => Some(Origin {
+                connection,
+                number,
+                key,
+            }),
+            Slot::Closed | Slot::Closing => None,
+        }
+    }
+
+    /// Emits a record and returns its number.
+    pub(crate) fn record(&mut self, fact: Fact, fx: &mut Effects) -> Lsn {
+        self.lsn = Lsn(self.lsn.0 + 1);
+        fx.records.push(Record {
+            lsn: self.lsn,
+            fact,
+        });
+        self.lsn
+    }
+
+    /// A publish on a channel in confirm mode is safe once this record is.
+    pub(crate) fn confirm_when(&mut self, key: ChannelKey, due: Lsn) {
+        if let Some(channel) = self.channels.get_mut(key)
+            && let Mode::Confirm(confirms) = &mut channel.mode
+        {
+            confirms.publish(due, self.durable);
+            self.metrics.published_confirm += 1;
+            if !channel.confirming {
+                channel.confirming = true;
+                self.confirming.push(key);
+            }
+        }
+    }
+
+    /// The log has come this far.
+    pub(crate) fn durable(&mut self, lsn: Lsn) {
+        self.durable = self.durable.max(lsn);
+        self.confirming.append(&mut self.awaiting_log);
+    }
+
+    /// Sends the confirms that are due, one a channel.
+    pub(crate) fn flush_confirms(&mut self, fx: &mut Effects) {
+        let mut confirming = std::mem::take(&mut self.confirming);
+        for key in confirming.drain(..) {
+            let Some(channel) = self.channels.get_mut(key) else {
+                continue;
+            };
+            let Mode::Confirm(confirms) = &mut channel.mode else {
+                continue;
+            };
+            if let Some((delivery_tag, count)) = confirms.take_due(self.durable) {
+                self.metrics.confirmed += count;
+                let confirm = Outbound::Confirm {
+                    channel: channel.number,
+                    delivery_tag,
+                    multiple: count > 1,
+                };
+                fx.send(channel.connection, confirm);
+            }
+            if confirms.is_waiting() {
+                self.awaiting_log.push(key);
+            } else {
+                channel.confirming = false;
+            }
+        }
+        self.confirming = confirming;
+    }
+
+    /// `{prefix}` and 22 characters nobody can guess.
+    pub(crate) fn random_name(&mut self, prefix: &str) -> Arc<str> {
+        const ALPHABET: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let mut bits =
+            u128::from(self.random.next_u64()) << 64 | u128::from(self.random.next_u64());
+        let mut name = String::with_capacity(prefix.len() + 22);
+        name.push_str(prefix);
+        for _ in 0..22 {
+            name.push(char::from(ALPHABET[(bits & 63) as usize]));
+            bits >>= 6;
+        }
+        Arc::from(name)
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        Totals {
+            connections: self.connections.len(),
+            channels: self.channels.len(),
+            consumers: self.consumers.len(),
+            queues: self.queues.len(),
+            exchanges: self.exchanges.len(),
+            bindings: self.bindings.len(),
+            ready: self.queues.values().map(|queue| queue.index.len()).sum(),
+            unacked: self
+                .channels
+                .values()
+                .map(|channel| channel.unacked.len())
+                .sum(),
+            ready_bytes: self.queues.values().map(|queue| queue.index.bytes()).sum(),
+        }
+    }
+}
