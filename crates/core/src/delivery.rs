@@ -330,7 +330,7 @@ impl Vhost {
     }
 
     /// Tells a consumer whose queue is gone, if its client understands that.
-    pub(crate) fn notify_cancelled(&mut self, key: ConsumerKey, fx: &mut Effects) {
+    pub(crate) fn notify_cancelled(&self, key: ConsumerKey, fx: &mut Effects) {
         let Some(consumer) = self.consumers.get(key) else {
             return;
         };

@@ -81,7 +81,7 @@ pub enum Fact {
         before: Seq,
     },
     /// Several facts that hold together or not at all (`tx.commit`).
-    Together(Vec<Fact>),
+    Together(Vec<Self>),
 }
 
 /// A binding, by names.

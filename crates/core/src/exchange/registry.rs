@@ -7,8 +7,10 @@ use crate::exchange::headers::Headers;
 use crate::exchange::topic::Topic;
 use crate::map::HashSeed;
 
-/// THE TABLE of exchange types: name, constructor.
-const TYPES: [(&str, fn(HashSeed) -> Box<dyn ExchangeType>); 4] = [
+type Constructor = fn(HashSeed) -> Box<dyn ExchangeType>;
+
+/// THE TABLE of exchange types.
+const TYPES: [(&str, Constructor); 4] = [
     ("direct", |seed| Box::new(Direct::new(seed))),
     ("fanout", |_| Box::new(Fanout::default())),
     ("topic", |seed| Box::new(Topic::new(seed))),

@@ -14,6 +14,7 @@ use leveret_codec::{
 };
 
 use crate::channel::Mode;
+use crate::channel::confirms::Confirms;
 use crate::connection::{Origin, Slot};
 use crate::effect::Effects;
 use crate::error::AmqpError;
@@ -245,7 +246,7 @@ impl Vhost {
         };
         match channel.mode {
             Mode::Plain => {
-                channel.mode = Mode::Confirm(crate::channel::confirms::Confirms::default())
+                channel.mode = Mode::Confirm(Confirms::default());
             }
             Mode::Confirm(_) => {}
             Mode::Tx(_) => {

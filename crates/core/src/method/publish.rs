@@ -202,7 +202,7 @@ impl Vhost {
 
     /// Checks the properties that mean something to the broker, and rewrites those it answers for.
     fn look_at_properties(
-        &mut self,
+        &self,
         from: Origin,
         message: Message,
     ) -> Result<(Message, Copies), AmqpError> {
