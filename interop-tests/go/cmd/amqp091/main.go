@@ -55,6 +55,13 @@ func (s session) publish(exchange, key string, bodies ...string) {
 	}
 }
 
+// publishConfirmed is for what another channel is to see: only the confirm says that the queue has it.
+func (s session) publishConfirmed(exchange, key string, body string) {
+	confirms := s.confirms(1)
+	s.publish(exchange, key, body)
+	Expect(true, Next(confirms, "a confirm").Ack)
+}
+
 func (s session) bind(queue, key, exchange string, args amqp.Table) {
 	Must(s.QueueBind(queue, key, exchange, false, args))
 }
@@ -619,7 +626,7 @@ func txChecks(ok okAdder, fails failingAdder) {
 	})
 	ok("tx.rollback", func(s session) {
 		q, other := s.queue("", nil), s.other()
-		other.publish("", q, "kept")
+		other.publishConfirmed("", q, "kept")
 		Must(s.Tx())
 		s.publish("", q, "dropped")
 		Must(s.get(q, false).Ack(false))
@@ -752,7 +759,7 @@ func reconnectChecks(ok okAdder) {
 	ok("reconnect.channel", func(s session) {
 		q, broken := s.queue("", nil), s.other()
 		broken.expectGone(Name("missing"))
-		s.publish("", q, "the other channel lives")
+		s.publishConfirmed("", q, "the other channel lives")
 		again := s.other()
 		Expect([]string{"the other channel lives"}, again.bodies(q))
 	})
