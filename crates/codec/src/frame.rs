@@ -12,11 +12,8 @@ use nom::{
 use crate::{
     CLASS_BASIC, DecodeError, FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_HEARTBEAT, FRAME_METHOD,
     FRAME_OVERHEAD, Method,
-    encode::{begin_sized, end_sized, wire_len},
+    encode::{end_sized, wire_len},
 };
-
-/// Type, channel and size: what stands before the payload.
-const HEADER_SIZE: usize = FRAME_OVERHEAD - 1;
 
 /// A frame that is all there. Its type is not judged: that is for the session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -76,9 +73,8 @@ pub fn split_frame(
 /// Starts a frame. Whatever is appended before [`end_frame`] is its payload.
 #[inline]
 pub fn begin_frame(out: &mut Vec<u8>, kind: u8, channel: u16) -> usize {
-    out.put_u8(kind);
-    out.put_u16(channel);
-    begin_sized(out)
+    put_head(out, kind, channel, 0);
+    out.len() - size_of::<u32>()
 }
 
 /// Ends the frame that `mark` was returned for.
@@ -109,14 +105,16 @@ pub fn encode_header(
     flags: u16,
     raw_properties: &[u8],
 ) {
-    out.reserve(HEADER_SIZE + 14 + raw_properties.len() + 1);
-    let mark = begin_frame(out, FRAME_HEADER, channel);
+    const FIXED_SIZE: usize = 14; // class, weight, body size, flags
+    let size = FIXED_SIZE + raw_properties.len();
+    out.reserve(FRAME_OVERHEAD + size);
+    put_head(out, FRAME_HEADER, channel, wire_len(size));
     out.put_u16(CLASS_BASIC);
     out.put_u16(0); // weight: never used
     out.put_u64(body_size);
     out.put_u16(flags);
     out.put_slice(raw_properties);
-    end_frame(out, mark);
+    out.push(FRAME_END);
 }
 
 /// Appends a body frame.
@@ -126,17 +124,22 @@ pub fn encode_header(
 #[inline]
 pub fn encode_body(out: &mut Vec<u8>, channel: u16, payload: &[u8]) {
     out.reserve(FRAME_OVERHEAD + payload.len());
-    out.put_u8(FRAME_BODY);
-    out.put_u16(channel);
-    out.put_u32(wire_len(payload.len()));
+    put_head(out, FRAME_BODY, channel, wire_len(payload.len()));
     out.put_slice(payload);
     out.push(FRAME_END);
 }
 
 /// Appends a heartbeat.
 pub fn encode_heartbeat(out: &mut Vec<u8>) {
-    let mark = begin_frame(out, FRAME_HEARTBEAT, 0);
-    end_frame(out, mark);
+    put_head(out, FRAME_HEARTBEAT, 0, 0);
+    out.push(FRAME_END);
+}
+
+/// All that stands before the payload, in one go: this is most of what a small message costs.
+#[inline]
+fn put_head(out: &mut Vec<u8>, kind: u8, channel: u16, size: u32) {
+    let ([c0, c1], [s0, s1, s2, s3]) = (channel.to_be_bytes(), size.to_be_bytes());
+    out.put_slice(&[kind, c0, c1, s0, s1, s2, s3]);
 }
 
 #[cfg(test)]

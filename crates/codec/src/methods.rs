@@ -110,8 +110,7 @@ macro_rules! methods {
             #[inline]
             pub fn encode_payload(&self, out: &mut Vec<u8>) {
                 let mut writer = Writer::new(out);
-                u16::write(&$class_id, &mut writer);
-                u16::write(&$method_id, &mut writer);
+                u32::write(&($class_id << 16 | $method_id), &mut writer);
                 $(self.$argument.write(&mut writer);)*
             }
 

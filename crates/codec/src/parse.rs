@@ -72,9 +72,10 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(crate) fn short_str(&mut self, what: &'static str) -> Result<ShortStr<'a>, DecodeError> {
         let bytes = self.short_bytes(what)?;
-        let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::BadUtf8 { what })?;
-        // One length byte cannot say more than 255, so there is nothing to cut.
-        Ok(ShortStr::truncated(text))
+        match str::from_utf8(bytes) {
+            Ok(text) => Ok(ShortStr::of_wire(text)),
+            Err(_) => Err(DecodeError::BadUtf8 { what }),
+        }
     }
 
     /// A long string, or the contents of a table or array.

@@ -20,6 +20,13 @@ impl<'a> ShortStr<'a> {
         (text.len() <= SHORT_LEN_MAX).then_some(Self(text))
     }
 
+    /// What stood behind a length byte, which cannot say more than 255.
+    #[inline]
+    pub(crate) fn of_wire(text: &'a str) -> Self {
+        debug_assert!(text.len() <= SHORT_LEN_MAX);
+        Self(Cow::Borrowed(text))
+    }
+
     /// Cuts `text` to 255 bytes or, where that would split a character, a little less.
     ///
     /// For texts that people read. A name or a key must not lose its end: use [`ShortStr::new`].
