@@ -434,9 +434,9 @@ def _(conn, ch):
 @check("consume.prefetch_channel")
 def _(conn, ch):
     q = queue(ch)
+    publish(ch, q, *[str(n) for n in range(20)])
     ch.basic_qos(prefetch_count=5, global_qos=True)
     consumers = Consumer(ch, q), Consumer(ch, q)
-    publish(ch, q, *[str(n) for n in range(20)])
 
     def delivered():
         return sum(len(c.deliveries) for c in consumers)

@@ -489,9 +489,9 @@ func consumeChecks(ok okAdder, fails failingAdder, add adder) {
 	})
 	ok("consume.prefetch_channel", func(s session) {
 		q := s.queue("", nil)
+		s.publish("", q, numbers(20)...)
 		Must(s.Qos(5, 0, true))
 		deliveries := [2]<-chan amqp.Delivery{s.consume(q, false), s.consume(q, false)}
-		s.publish("", q, numbers(20)...)
 		either := func() (d amqp.Delivery) {
 			select {
 			case d = <-deliveries[0]:
