@@ -5,7 +5,7 @@ use std::{error, fmt};
 /// Bytes that are not AMQP 0-9-1.
 ///
 /// The session turns it into a `connection.close`: the envelope of frames with `FRAME_ERROR`, their
-/// contents with `SYNTAX_ERROR`. After one of these nothing else that the peer sends can be trusted.
+/// contents with `SYNTAX_ERROR`. Nothing that the peer sends after one of these can be trusted.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum DecodeError {

@@ -3,14 +3,12 @@
 //! The types are those of RabbitMQ, not of the specification: the two disagree, and so did all
 //! clients until they followed RabbitMQ (<https://www.rabbitmq.com/amqp-0-9-1-errata>).
 //!
-//! A table has two forms. [`RawTable`] is its bytes, checked where they stand; most tables are only
-//! passed on and never become more. [`FieldTable`] is for looking inside.
+//! These are tables to look inside. Most are only passed on, as a [`RawTable`](crate::RawTable).
 //!
-//! Invariant: everything that [`validate_table`] lets through, [`FieldTable::decode`] can read, and
-//! the other way round. Both walk the same grammar and refuse to go deeper than
-//! [`TABLE_DEPTH_MAX`], and so does the encoder; what it writes can therefore always be read.
+//! No input nests deeper than [`TABLE_DEPTH_MAX`], whether it is read or written; what we write can
+//! therefore always be read.
 
-use std::{borrow::Cow, fmt, iter, slice, vec};
+use std::{fmt, iter, slice, vec};
 
 use bytes::{BufMut, Bytes};
 
@@ -136,7 +134,7 @@ impl FieldValue {
     }
 
     /// Reads the type tag and the value. `depth` is that of the table or array it stands in.
-    fn read(reader: &mut Reader<'_>, depth: usize) -> Result<Self, DecodeError> {
+    pub(crate) fn read(reader: &mut Reader<'_>, depth: usize) -> Result<Self, DecodeError> {
         const WHAT: &str = "a table field";
         Ok(match reader.u8("the type of a table field")? {
             b't' => Self::Bool(reader.u8(WHAT)? != 0),
@@ -171,33 +169,9 @@ impl FieldValue {
         })
     }
 
-    /// Like [`Self::read`], but only looks.
-    fn check(reader: &mut Reader<'_>, depth: usize) -> Result<(), DecodeError> {
-        const WHAT: &str = "a table field";
-        match reader.u8("the type of a table field")? {
-            b't' | b'b' | b'B' => reader.skip(1, WHAT),
-            b's' | b'u' => reader.skip(2, WHAT),
-            b'I' | b'i' | b'f' => reader.skip(4, WHAT),
-            b'D' => reader.skip(5, WHAT),
-            b'l' | b'L' | b'd' | b'T' => reader.skip(8, WHAT),
-            b'S' | b'x' => reader.long_bytes(WHAT).map(drop),
-            b'A' => {
-                let depth = deeper(depth)?;
-                let mut items = Reader::new(reader.long_bytes(WHAT)?);
-                while !items.is_empty() {
-                    Self::check(&mut items, depth)?;
-                }
-                Ok(())
-            }
-            b'F' => check_table(reader.long_bytes(WHAT)?, deeper(depth)?),
-            b'V' => Ok(()),
-            tag => Err(DecodeError::UnknownFieldType { tag }),
-        }
-    }
-
     /// Writes the type tag and the value. A table or array below [`TABLE_DEPTH_MAX`] becomes a
     /// void: nobody could read it, ourselves included.
-    fn write(&self, out: &mut Vec<u8>, depth: usize) {
+    pub(crate) fn write(&self, out: &mut Vec<u8>, depth: usize) {
         match self {
             Self::Bool(b) => out.put_slice(&[b't', u8::from(*b)]),
             Self::I8(n) => {
@@ -267,7 +241,7 @@ impl FieldValue {
 }
 
 /// The depth of a table or array inside one at `depth`.
-fn deeper(depth: usize) -> Result<usize, DecodeError> {
+pub(crate) fn deeper(depth: usize) -> Result<usize, DecodeError> {
     if depth < TABLE_DEPTH_MAX {
         Ok(depth + 1)
     } else {
@@ -305,7 +279,7 @@ type Field = (ShortStr<'static>, FieldValue);
 ///
 /// A name may occur more than once on the wire. All occurrences are kept, since somebody may count
 /// on them, and the first is the one that counts. A name that is not UTF-8, which RabbitMQ lets
-/// pass, is shown with replacement characters; [`RawTable`] still has its bytes.
+/// pass, is shown with replacement characters; [`RawTable`](crate::RawTable) still has its bytes.
 #[derive(Clone, Default, PartialEq)]
 pub struct FieldTable {
     fields: Vec<Field>,
@@ -393,24 +367,8 @@ impl FieldTable {
     }
 }
 
-const FIELD_NAME: &str = "the name of a table field";
-
-/// Checks the contents of a table as [`FieldTable::decode`] would, without building anything.
-///
-/// # Errors
-/// If a field is cut off, of an unknown type or nested too deep.
-pub fn validate_table(content: &[u8]) -> Result<(), DecodeError> {
-    check_table(content, 1)
-}
-
-fn check_table(content: &[u8], depth: usize) -> Result<(), DecodeError> {
-    let mut reader = Reader::new(content);
-    while !reader.is_empty() {
-        reader.short_bytes(FIELD_NAME)?;
-        FieldValue::check(&mut reader, depth)?;
-    }
-    Ok(())
-}
+/// How errors call it.
+pub(crate) const FIELD_NAME: &str = "the name of a table field";
 
 /// What [`FieldTable::iter`] returns.
 pub type FieldTableIter<'a> =
@@ -453,88 +411,10 @@ impl fmt::Debug for FieldTable {
     }
 }
 
-/// The contents of a table as they were sent, known to be well-formed.
-///
-/// Methods carry tables in this form: most are passed on unread, and a queue's arguments are looked
-/// at once. Equality is that of the bytes; see [`RawTable::canonical`].
-#[derive(Clone, Default, Eq, Hash, PartialEq)]
-pub struct RawTable<'a>(Cow<'a, [u8]>);
-
-impl<'a> RawTable<'a> {
-    /// Checks the contents of a table: what follows its length.
-    ///
-    /// # Errors
-    /// Those of [`validate_table`].
-    pub fn new(content: impl Into<Cow<'a, [u8]>>) -> Result<Self, DecodeError> {
-        let content = content.into();
-        validate_table(&content)?;
-        Ok(Self(content))
-    }
-
-    /// The fields.
-    pub fn parse(&self) -> FieldTable {
-        FieldTable::decode(&self.0).unwrap_or_else(|error| {
-            debug_assert!(false, "validated, but {error}");
-            FieldTable::default()
-        })
-    }
-
-    /// Whether there are no fields.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The bytes as they were sent, without the length.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// Copies the bytes out of the buffer that they were parsed from.
-    pub fn into_owned(self) -> RawTable<'static> {
-        RawTable(Cow::Owned(self.0.into_owned()))
-    }
-
-    /// Bytes that are equal for equal bindings: fields sorted by name, each value in the one form
-    /// that we write.
-    ///
-    /// Fields of the same name keep their order, and inner tables theirs, as in RabbitMQ.
-    pub fn canonical(&self) -> Vec<u8> {
-        let mut fields = Vec::new();
-        let mut reader = Reader::new(&self.0);
-        // Names are compared as bytes. The loop ends with the last field: all of it is well-formed.
-        while let Ok(name) = reader.short_bytes(FIELD_NAME)
-            && let Ok(value) = FieldValue::read(&mut reader, 1)
-        {
-            fields.push((name, value));
-        }
-        fields.sort_by_key(|&(name, _)| name);
-        let mut out = Vec::with_capacity(self.0.len());
-        for (name, value) in fields {
-            put_short(&mut out, name);
-            value.write(&mut out, 1);
-        }
-        out
-    }
-}
-
-impl RawTable<'static> {
-    /// Encodes `table`.
-    pub fn from_table(table: &FieldTable) -> Self {
-        let mut out = Vec::new();
-        table.encode_into(&mut out);
-        Self(Cow::Owned(out))
-    }
-}
-
-impl fmt::Debug for RawTable<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.parse().fmt(f)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{RawTable, validate_table};
 
     fn field(bytes: &[u8]) -> Result<FieldValue, DecodeError> {
         let content = [b"\x01k", bytes].concat();
@@ -692,32 +572,6 @@ mod tests {
         assert_eq!(
             RawTable::new(&content[..]).expect("likewise").as_bytes(),
             content
-        );
-    }
-
-    #[test]
-    fn canonical_form_ignores_order_and_spelling() {
-        let canonical = |content: &'static [u8]| {
-            let table = RawTable::new(content).expect("well-formed");
-            table.canonical()
-        };
-        assert_eq!(
-            canonical(b"\x01aV\x01bt\x01"),
-            canonical(b"\x01bt\x07\x01aV")
-        );
-        assert_eq!(
-            canonical(b"\x01nl\0\0\0\0\0\0\0\x01"),
-            canonical(b"\x01nL\0\0\0\0\0\0\0\x01")
-        );
-        assert_ne!(
-            canonical(b"\x01nb\x01"),
-            canonical(b"\x01nB\x01"),
-            "types count"
-        );
-        assert_ne!(
-            canonical(b"\x02\xffkV"),
-            canonical(b"\x02\xfekV"),
-            "bytes of names count"
         );
     }
 

@@ -57,16 +57,18 @@ pub mod frame;
 mod methods;
 mod parse;
 pub mod properties;
+pub mod raw_table;
 pub mod short_str;
 pub mod spec;
 
 pub use constants::*;
 pub use error::DecodeError;
-pub use field::{FieldTable, FieldValue, RawTable, TABLE_DEPTH_MAX, validate_table};
+pub use field::{FieldTable, FieldValue, TABLE_DEPTH_MAX};
 pub use frame::{
     RawFrame, begin_frame, encode_body, encode_header, encode_heartbeat, encode_method, end_frame,
     split_frame,
 };
 pub use properties::{ContentHeader, Properties, PropertySummary, flags, parse_content_header};
+pub use raw_table::{RawTable, validate_table};
 pub use short_str::{LongStr, ShortStr};
 pub use spec::*;
