@@ -134,8 +134,9 @@ impl Outbound {
 }
 
 /// What delivering this message counts against an outbox.
+#[inline]
 pub(crate) fn delivery_cost(message: &Message) -> usize {
-    message.body().len() + DELIVERY_OVERHEAD_BYTES
+    message.body_len() + DELIVERY_OVERHEAD_BYTES
 }
 
 impl Effects {

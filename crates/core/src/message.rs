@@ -1,23 +1,24 @@
 //! A message: one immutable, shared block of memory, made once when its content is complete.
 //!
 //! ```text
-//!  0            1           2      4                8               9         10
-//! +------------+-----------+------+----------------+---------------+----------+- - - - -+- - -+- - - - - -+- - -+
-//! | exchange # | r. key  # | flags| properties #   | delivery mode | priority | exchange| key | properties| body|
-//! +------------+-----------+------+----------------+---------------+----------+- - - - -+- - -+- - - - - -+- - -+
-//!      u8           u8       u16        u32              u8             u8
+//!  0       2               6               8          9          10
+//! +-------+---------------+---------------+----------+----------+- - - - -+- - - - - -+- - -+
+//! | flags | properties #  | address #     | delivery | priority | address | properties| body|
+//! |  u16  |  u32          |  u16          | mode  u8 |  u8      |         |           |     |
+//! +-------+---------------+---------------+----------+----------+- - - - -+- - - - - -+- - -+
 //! ```
 //!
 //! One block, because a waiting message then costs one allocation, and because a slice of a read
-//! buffer would keep the whole buffer alive. Exchange and routing key stand next to each other, so
-//! that "same address as the last message" is one comparison.
+//! buffer would keep the whole buffer alive. The address is exchange and routing key as two short
+//! strings, just as they stand in `basic.publish` and `basic.deliver`: "same address as the last
+//! message" is one comparison, and delivering it one copy.
 
 use std::fmt;
 use std::sync::Arc;
 
 use leveret_codec::{ContentHeader, Properties};
 
-/// Octets before the exchange name.
+/// Octets before the address.
 const HEAD: usize = 10;
 
 /// Delivery mode of messages that survive a restart in a durable queue.
@@ -86,35 +87,36 @@ impl Message {
     /// Name of the exchange it was published to.
     #[must_use]
     pub fn exchange(&self) -> &str {
-        text(&self.0[HEAD..HEAD + self.exchange_len()])
+        let address = self.address();
+        text(&address[1..1 + usize::from(address[0])])
     }
 
     /// The routing key it was published with.
     #[must_use]
     pub fn routing_key(&self) -> &str {
-        let start = HEAD + self.exchange_len();
-        text(&self.0[start..start + self.key_len()])
+        let address = self.address();
+        text(&address[2 + usize::from(address[0])..])
     }
 
-    /// Exchange and routing key as octets, lengths and all: equal for equal addresses only.
+    /// Exchange and routing key as on the wire: two short strings.
     #[must_use]
-    pub fn address(&self) -> Address<'_> {
-        Address {
-            lengths: [self.0[0], self.0[1]],
-            names: &self.0[HEAD..HEAD + self.exchange_len() + self.key_len()],
-        }
+    #[inline]
+    pub fn address(&self) -> &[u8] {
+        &self.0[HEAD..HEAD + self.address_len()]
     }
 
-    /// Which properties are present (bits of `leveret_codec::properties::flags`).
+    /// Which properties are present (bits of `leveret_codec::flags`).
     #[must_use]
+    #[inline]
     pub fn property_flags(&self) -> u16 {
-        u16::from_le_bytes([self.0[2], self.0[3]])
+        u16::from_le_bytes([self.0[0], self.0[1]])
     }
 
     /// The property values as they were sent, without the flag word.
     #[must_use]
+    #[inline]
     pub fn raw_properties(&self) -> &[u8] {
-        let start = HEAD + self.exchange_len() + self.key_len();
+        let start = HEAD + self.address_len();
         &self.0[start..start + self.properties_len()]
     }
 
@@ -127,14 +129,23 @@ impl Message {
 
     /// The payload.
     #[must_use]
+    #[inline]
     pub fn body(&self) -> &[u8] {
         &self.0[self.body_start()..]
     }
 
+    /// Octets of the payload.
+    #[must_use]
+    #[inline]
+    pub fn body_len(&self) -> usize {
+        self.0.len() - self.body_start()
+    }
+
     /// Where [`Message::body`] starts in [`Message::block`].
     #[must_use]
+    #[inline]
     pub fn body_start(&self) -> usize {
-        HEAD + self.exchange_len() + self.key_len() + self.properties_len()
+        HEAD + self.address_len() + self.properties_len()
     }
 
     /// The whole block, for writers that send the body without copying it.
@@ -145,6 +156,7 @@ impl Message {
 
     /// Delivery mode 2: it survives a restart if its queue does.
     #[must_use]
+    #[inline]
     pub fn is_persistent(&self) -> bool {
         self.0[8] == PERSISTENT
     }
@@ -157,37 +169,19 @@ impl Message {
 
     /// Octets of memory it holds, block head included.
     #[must_use]
+    #[inline]
     pub fn memory_bytes(&self) -> usize {
         self.0.len() + 2 * size_of::<usize>() // the two reference counts
     }
 
-    fn exchange_len(&self) -> usize {
-        usize::from(self.0[0])
+    #[inline]
+    fn address_len(&self) -> usize {
+        usize::from(u16::from_le_bytes([self.0[6], self.0[7]]))
     }
 
-    fn key_len(&self) -> usize {
-        usize::from(self.0[1])
-    }
-
+    #[inline]
     fn properties_len(&self) -> usize {
-        u32::from_le_bytes([self.0[4], self.0[5], self.0[6], self.0[7]]) as usize
-    }
-}
-
-/// Where a message was sent; see [`Message::address`].
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
-pub struct Address<'a> {
-    lengths: [u8; 2],
-    names: &'a [u8],
-}
-
-impl<'a> Address<'a> {
-    pub(crate) fn lengths(&self) -> [u8; 2] {
-        self.lengths
-    }
-
-    pub(crate) fn names(&self) -> &'a [u8] {
-        self.names
+        u32::from_le_bytes([self.0[2], self.0[3], self.0[4], self.0[5]]) as usize
     }
 }
 
@@ -251,17 +245,24 @@ impl Draft {
     }
 }
 
+#[inline]
 fn write_head(block: &mut Vec<u8>, exchange: &str, routing_key: &str, header: &ContentHeader<'_>) {
     let exchange = cut(exchange);
     let routing_key = cut(routing_key);
+    // Two strings of at most 255 octets, and what came in one frame: neither is ever cut here.
+    let address_len = (2 + exchange.len() + routing_key.len()) as u16;
     let properties_len = u32::try_from(header.raw.len()).unwrap_or(u32::MAX);
+    let mut head = [0; HEAD];
+    head[0..2].copy_from_slice(&header.flags.to_le_bytes());
+    head[2..6].copy_from_slice(&properties_len.to_le_bytes());
+    head[6..8].copy_from_slice(&address_len.to_le_bytes());
+    head[8] = header.summary.delivery_mode;
+    head[9] = header.summary.priority;
+    block.reserve(HEAD + usize::from(address_len) + header.raw.len());
+    block.extend_from_slice(&head);
     block.push(exchange.len() as u8);
-    block.push(routing_key.len() as u8);
-    block.extend_from_slice(&header.flags.to_le_bytes());
-    block.extend_from_slice(&properties_len.to_le_bytes());
-    block.push(header.summary.delivery_mode);
-    block.push(header.summary.priority);
     block.extend_from_slice(exchange);
+    block.push(routing_key.len() as u8);
     block.extend_from_slice(routing_key);
     block.extend_from_slice(header.raw);
 }

@@ -17,7 +17,7 @@ use foldhash::fast::FixedState;
 use crate::binding::Destination;
 use crate::ids::{ExchangeId, QueueId};
 use crate::map::HashSeed;
-use crate::message::{Address, Message};
+use crate::message::Message;
 use crate::vhost::Vhost;
 
 /// Slots of the cache. Bounds its memory together with the length of addresses (512 B).
@@ -30,8 +30,7 @@ const CACHED_QUEUES_MAX: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct Memo {
     generation: u64,
-    lengths: [u8; 2],
-    names: Arc<[u8]>,
+    address: Arc<[u8]>,
     pub(crate) exchange: ExchangeId,
     queues: Arc<[QueueId]>,
 }
@@ -58,10 +57,8 @@ struct CacheSlot {
 }
 
 impl Memo {
-    fn fits(&self, generation: u64, address: &Address<'_>) -> bool {
-        self.generation == generation
-            && self.lengths == address.lengths()
-            && *self.names == *address.names()
+    fn fits(&self, generation: u64, address: &[u8]) -> bool {
+        self.generation == generation && *self.address == *address
     }
 }
 
@@ -83,13 +80,13 @@ impl Router {
         self.generation += 1;
     }
 
-    fn slot(&self, address: &Address<'_>) -> (usize, u64) {
+    fn slot(&self, address: &[u8]) -> (usize, u64) {
         let hash = self.hasher.hash_one(address);
         (hash as usize % CACHE_SLOTS, hash)
     }
 
     /// Whether the address missed here before, in which case its route is worth remembering.
-    fn comes_again(&mut self, address: &Address<'_>) -> bool {
+    fn comes_again(&mut self, address: &[u8]) -> bool {
         if self.cache.is_empty() {
             self.cache.resize(CACHE_SLOTS, CacheSlot::default());
         }
@@ -113,7 +110,7 @@ impl Vhost {
         message: &Message,
     ) -> Option<ExchangeId> {
         let memo = memo?;
-        if !memo.fits(self.router.generation, &message.address()) {
+        if !memo.fits(self.router.generation, message.address()) {
             return None;
         }
         self.router.queues.clear();
@@ -127,9 +124,9 @@ impl Vhost {
     pub(crate) fn route(&mut self, exchange: ExchangeId, message: &Message) -> Option<Memo> {
         let address = message.address();
         if !self.router.cache.is_empty() {
-            let (at, _) = self.router.slot(&address);
+            let (at, _) = self.router.slot(address);
             if let Some(memo) = &self.router.cache[at].memo
-                && memo.fits(self.router.generation, &address)
+                && memo.fits(self.router.generation, address)
             {
                 let memo = memo.clone();
                 self.router.queues.clear();
@@ -140,18 +137,17 @@ impl Vhost {
         if !self.walk(exchange, &[message.routing_key()], message) {
             return None;
         }
-        if !self.router.comes_again(&address) {
+        if !self.router.comes_again(address) {
             return None;
         }
         let memo = Memo {
             generation: self.router.generation,
-            lengths: address.lengths(),
-            names: Arc::from(address.names()),
+            address: Arc::from(address),
             exchange,
             queues: Arc::from(self.router.queues.as_slice()),
         };
         if memo.queues.len() <= CACHED_QUEUES_MAX {
-            let (at, _) = self.router.slot(&address);
+            let (at, _) = self.router.slot(address);
             self.router.cache[at].memo = Some(memo.clone());
         }
         Some(memo)

@@ -75,11 +75,11 @@ impl Encoder {
             _ if self.closing => self.encode_while_closing(&outbound, wire),
             Outbound::Deliver { channel, consumer, redelivered, delivery_tag, message } => {
                 let head = self.consumer(consumer);
-                let rest = 8 + 1 + names_len(&message);
+                let rest = 8 + 1 + message.address().len();
                 self.message(channel, head.0.len() + rest, &message, wire, |out| {
                     out.extend_from_slice(&head.0);
                     put_tag(out, delivery_tag, redelivered);
-                    put_names(out, &message);
+                    out.extend_from_slice(message.address());
                 });
             }
             Outbound::Confirm { channel, delivery_tag, multiple } => {
@@ -95,22 +95,22 @@ impl Encoder {
             Outbound::Deliver { .. } | Outbound::Confirm { .. } => self.encode(outbound, wire),
             Outbound::Consumer { number, tag } => self.introduce(number, &tag),
             Outbound::GetOk { channel, redelivered, delivery_tag, message_count, message } => {
-                let size = 4 + 8 + 1 + names_len(&message) + 4;
+                let size = 4 + 8 + 1 + message.address().len() + 4;
                 self.message(channel, size, &message, wire, |out| {
                     put_id(out, BasicGetOk::ID);
                     put_tag(out, delivery_tag, redelivered);
-                    put_names(out, &message);
+                    out.extend_from_slice(message.address());
                     out.extend_from_slice(&message_count.to_be_bytes());
                 });
             }
             Outbound::Return { channel, code, message } => {
                 let text = code.name();
-                let size = 4 + 2 + 1 + text.len() + names_len(&message);
+                let size = 4 + 2 + 1 + text.len() + message.address().len();
                 self.message(channel, size, &message, wire, |out| {
                     put_id(out, BasicReturn::ID);
                     out.extend_from_slice(&ReplyCode::value(code).to_be_bytes());
                     put_short(out, text);
-                    put_names(out, &message);
+                    out.extend_from_slice(message.address());
                 });
             }
             Outbound::Method { channel, method } => {
@@ -257,18 +257,6 @@ fn put_tag(out: &mut Vec<u8>, delivery_tag: u64, redelivered: bool) {
     octets[..8].copy_from_slice(&delivery_tag.to_be_bytes());
     octets[8] = u8::from(redelivered);
     out.extend_from_slice(&octets);
-}
-
-/// Exchange and routing key.
-#[inline]
-fn put_names(out: &mut Vec<u8>, message: &Message) {
-    put_short(out, message.exchange());
-    put_short(out, message.routing_key());
-}
-
-#[inline]
-fn names_len(message: &Message) -> usize {
-    1 + message.exchange().len() + 1 + message.routing_key().len()
 }
 
 fn put_id(out: &mut Vec<u8>, (class_id, method_id): (u16, u16)) {
