@@ -8,130 +8,93 @@ use crate::channel::unacked::Delivery;
 use crate::effect::{Effects, Outbound, delivery_cost};
 use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, QueueId};
 use crate::input::Outcome;
+use crate::message::Message;
 use crate::queue::index::Entry;
 use crate::record::Fact;
 use crate::vhost::Vhost;
 
 impl Vhost {
-    /// Gives a new message to a consumer, or lets it wait.
-    ///
-    /// While messages wait, no consumer can take one, so a newcomer has nobody to ask.
-    pub(crate) fn offer(&mut self, id: QueueId, entry: Entry, fx: &mut Effects) {
-        let waits = self
-            .queues
-            .get(id)
-            .is_none_or(|queue| !queue.index.is_empty());
-        let taker = if waits {
-            None
-        } else {
-            self.taker(id, delivery_cost(&entry.message))
-        };
-        if let Some(consumer) = taker {
-            self.deliver(id, consumer, entry, fx);
-        } else if let Some(queue) = self.queues.get_mut(id) {
-            queue.index.push(entry);
+    /// Adds a new message to a queue, and delivers it if a consumer can take it.
+    #[inline]
+    pub(crate) fn offer(&mut self, id: QueueId, message: Message, fx: &mut Effects) {
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.push(message);
+            self.pump(id, fx);
         }
     }
 
     /// Delivers while there are messages and consumers that can take them.
     ///
-    /// Bounded by the prefetches and the outboxes.
+    /// Bounded by the prefetches and the outboxes. A consumer that cannot take the message whose
+    /// turn it is leaves the ring until something changes for it.
     pub(crate) fn pump(&mut self, id: QueueId, fx: &mut Effects) {
-        loop {
-            let Some(front) = self.queues.get(id).and_then(|queue| queue.index.front()) else {
-                return;
-            };
-            let cost = delivery_cost(&front.message);
-            let Some(consumer) = self.taker(id, cost) else {
-                return;
-            };
-            if let Some(entry) = self.queues.get_mut(id).and_then(|queue| queue.index.pop()) {
-                self.deliver(id, consumer, entry, fx);
-            }
-        }
-    }
-
-    /// The consumer whose turn it is, if any can take a delivery of this cost. Those that cannot
-    /// leave the ring until something changes for them.
-    fn taker(&mut self, id: QueueId, cost: usize) -> Option<ConsumerKey> {
-        let ring = &mut self.queues.get_mut(id)?.ring;
-        while let Some(key) = ring.first() {
-            let Some(consumer) = self.consumers.get_mut(key) else {
-                ring.pop();
-                continue;
-            };
-            let channel = self.channels.get(consumer.channel)?;
-            let connection = self.connections.get_mut(channel.connection)?;
-            let may = consumer.below_prefetch()
-                && channel.active
-                && (consumer.no_ack || channel.below_prefetch());
-            if may && connection.has_room(cost, self.limits.outbox_bytes_max) {
-                return Some(key);
-            }
-            ring.pop();
-            consumer.waiting = false;
-            if may {
-                connection.starved.push(key);
-            }
-        }
-        None
-    }
-
-    fn deliver(&mut self, id: QueueId, key: ConsumerKey, mut entry: Entry, fx: &mut Effects) {
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
-        let Some(consumer) = self.consumers.get_mut(key) else {
-            return;
-        };
-        let Some(channel) = self.channels.get_mut(consumer.channel) else {
-            return;
-        };
-        queue.ring.rotate();
-        let delivery_tag = channel.next_tag();
-        let redelivered = entry.deliveries > 0;
-        self.metrics.redelivered += u64::from(redelivered);
-        if let Some(connection) = self.connections.get_mut(channel.connection) {
-            connection.outbox_bytes += delivery_cost(&entry.message);
-        }
-        let to = channel.connection;
-        let number = channel.number;
-        let no_ack = consumer.no_ack;
-        let consumer_number = consumer.number;
-        let settled = (no_ack && queue.keeps(&entry.message)).then(|| Fact::Settled {
-            queue: Arc::clone(&queue.name),
-            seq: entry.seq,
-        });
-        let message = if no_ack {
-            self.metrics.delivered_auto += 1;
-            entry.message
-        } else {
-            self.metrics.delivered_manual += 1;
-            entry.deliveries += 1;
-            consumer.unacked += 1;
-            channel.consumer_unacked += 1;
-            queue.unacked += 1;
-            let message = entry.message.clone();
-            channel.unacked.push(
-                delivery_tag,
-                Delivery {
+        while let (Some(key), Some(front)) = (queue.ring.first(), queue.index.front()) {
+            let Some(consumer) = self.consumers.get_mut(key) else {
+                queue.ring.pop();
+                continue;
+            };
+            let Some(channel) = self.channels.get_mut(consumer.channel) else {
+                return;
+            };
+            let Some(connection) = self.connections.get_mut(channel.connection) else {
+                return;
+            };
+            let cost = delivery_cost(&front.message);
+            let may = consumer.below_prefetch()
+                && channel.active
+                && (consumer.no_ack || channel.below_prefetch());
+            if !(may && connection.has_room(cost, self.limits.outbox_bytes_max)) {
+                queue.ring.pop();
+                consumer.waiting = false;
+                if may {
+                    connection.starved.push(key);
+                }
+                continue;
+            }
+            let Some(mut entry) = queue.index.pop() else {
+                return;
+            };
+            queue.ring.rotate();
+            connection.outbox_bytes += cost;
+            let delivery_tag = channel.next_tag();
+            let redelivered = entry.deliveries > 0;
+            self.metrics.redelivered += u64::from(redelivered);
+            let message = if consumer.no_ack {
+                self.metrics.delivered_auto += 1;
+                if queue.keeps(&entry.message) {
+                    let fact = Fact::Settled {
+                        queue: Arc::clone(&queue.name),
+                        seq: entry.seq,
+                    };
+                    self.lsn = fx.record(self.lsn, fact);
+                }
+                entry.message
+            } else {
+                self.metrics.delivered_manual += 1;
+                entry.deliveries = entry.deliveries.saturating_add(1);
+                consumer.unacked += 1;
+                channel.consumer_unacked += 1;
+                queue.unacked += 1;
+                let message = entry.message.clone();
+                let delivery = Delivery {
                     queue: id,
                     consumer: Some(key),
                     entry,
-                },
-            );
-            message
-        };
-        let outbound = Outbound::Deliver {
-            channel: number,
-            consumer: consumer_number,
-            redelivered,
-            delivery_tag,
-            message,
-        };
-        fx.send(to, outbound);
-        if let Some(fact) = settled {
-            self.record(fact, fx);
+                };
+                channel.unacked.push(delivery_tag, delivery);
+                message
+            };
+            let outbound = Outbound::Deliver {
+                channel: channel.number,
+                consumer: consumer.number,
+                redelivered,
+                delivery_tag,
+                message,
+            };
+            fx.send(channel.connection, outbound);
         }
     }
 

@@ -10,9 +10,9 @@ use slotmap::SecondaryMap;
 
 use crate::error::{AmqpError, ReplyCode};
 use crate::event::Event;
-use crate::ids::ConnectionId;
+use crate::ids::{ConnectionId, Lsn};
 use crate::message::Message;
-use crate::record::Record;
+use crate::record::{Fact, Record};
 
 /// What one turn wants done, in order within each buffer.
 #[derive(Debug, Default)]
@@ -183,6 +183,13 @@ impl Effects {
 
     pub(crate) fn close(&mut self, connection: ConnectionId) {
         self.sends.remove(connection);
+    }
+
+    /// Emits a record with the number after `last`, which it returns.
+    pub(crate) fn record(&mut self, last: Lsn, fact: Fact) -> Lsn {
+        let lsn = Lsn(last.0 + 1);
+        self.records.push(Record { lsn, fact });
+        lsn
     }
 
     /// Sends a method on a channel.

@@ -32,7 +32,7 @@ use crate::map::{HashSeed, Map};
 use crate::metrics::Metrics;
 use crate::permission::{Access, Permissions};
 use crate::queue::Queue;
-use crate::record::{Fact, Record};
+use crate::record::Fact;
 use crate::router::Router;
 use crate::timer::Timers;
 
@@ -380,11 +380,7 @@ impl Vhost {
 
     /// Emits a record and returns its number.
     pub(crate) fn record(&mut self, fact: Fact, fx: &mut Effects) -> Lsn {
-        self.lsn = Lsn(self.lsn.0 + 1);
-        fx.records.push(Record {
-            lsn: self.lsn,
-            fact,
-        });
+        self.lsn = fx.record(self.lsn, fact);
         self.lsn
     }
 

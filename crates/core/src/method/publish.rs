@@ -150,11 +150,8 @@ impl Vhost {
                 } else {
                     message.clone()
                 };
-                if let Some(queue) = self.queues.get_mut(id)
-                    && let Some(copy) = copy
-                {
-                    let entry = queue.entry(copy);
-                    self.offer(id, entry, fx);
+                if let Some(copy) = copy {
+                    self.offer(id, copy, fx);
                 }
             }
         }

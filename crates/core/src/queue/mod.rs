@@ -69,14 +69,15 @@ impl Queue {
         }
     }
 
-    /// Gives a new message its place in the queue.
-    pub(crate) fn entry(&mut self, message: Message) -> Entry {
+    /// Adds a new message at its end.
+    #[inline]
+    pub(crate) fn push(&mut self, message: Message) {
         self.last_seq = Seq(self.last_seq.0 + 1);
-        Entry {
+        self.index.push(Entry {
             message,
             seq: self.last_seq,
             deliveries: 0,
-        }
+        });
     }
 
     /// The place the next new message will get.
