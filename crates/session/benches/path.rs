@@ -13,7 +13,8 @@ use leveret_codec::{
 };
 use leveret_core::broker::Options;
 use leveret_core::{
-    Broker, Capabilities, Command, ConnectionId, Effects, Input, Limits, Mono, Now, Peer, Permissions,
+    Broker, Capabilities, Command, ConnectionId, Effects, Input, Limits, Mono, Now, Peer,
+    Permissions,
 };
 use leveret_session::{Encoder, Received, Session, SessionConfig, Stop, Wire};
 use slotmap::SlotMap;
@@ -32,7 +33,10 @@ fn run(body_size: usize, no_ack: bool) {
     let mut broker = Broker::new(Options {
         vhost: Arc::from("/"),
         seed: [7; 32],
-        limits: Limits { outbox_bytes_max: usize::MAX, ..Limits::default() },
+        limits: Limits {
+            outbox_bytes_max: usize::MAX,
+            ..Limits::default()
+        },
     });
     let mut fx = Effects::new();
     let now = Now::default();
@@ -45,11 +49,36 @@ fn run(body_size: usize, no_ack: bool) {
     let mut setup = Vec::new();
     let queue = ShortStr::from_static("bench");
     encode_method(&mut setup, 1, &ChannelOpen::default().into());
-    encode_method(&mut setup, 1, &QueueDeclare { queue: queue.clone(), ..Default::default() }.into());
-    encode_method(&mut setup, 1, &BasicConsume { queue, no_ack, ..Default::default() }.into());
+    encode_method(
+        &mut setup,
+        1,
+        &QueueDeclare {
+            queue: queue.clone(),
+            ..Default::default()
+        }
+        .into(),
+    );
+    encode_method(
+        &mut setup,
+        1,
+        &BasicConsume {
+            queue,
+            no_ack,
+            ..Default::default()
+        }
+        .into(),
+    );
     assert_eq!(session.receive(Mono(0), &setup, &mut out), setup.len());
-    broker.handle(now, Input::Commands(id, std::mem::take(&mut out.commands)), &mut fx);
-    fx.drain_sends(|_, batch| batch.drain(..).for_each(|outbound| encoder.encode(outbound, &mut wire)));
+    broker.handle(
+        now,
+        Input::Commands(id, std::mem::take(&mut out.commands)),
+        &mut fx,
+    );
+    fx.drain_sends(|_, batch| {
+        batch
+            .drain(..)
+            .for_each(|outbound| encoder.encode(outbound, &mut wire))
+    });
     wire.advance(wire.len());
 
     let publishes = publishes(body_size);
@@ -58,7 +87,10 @@ fn run(body_size: usize, no_ack: bool) {
     let [mut receive, mut handle, mut encode, mut ack] = [Duration::ZERO; 4];
     for round in 0..ROUNDS {
         let start = Instant::now();
-        assert_eq!(session.receive(Mono(0), &publishes, &mut out), publishes.len());
+        assert_eq!(
+            session.receive(Mono(0), &publishes, &mut out),
+            publishes.len()
+        );
         let received = Instant::now();
         let commands = std::mem::take(&mut out.commands);
         let messages = commands.len();
@@ -77,8 +109,12 @@ fn run(body_size: usize, no_ack: bool) {
         let encoded = Instant::now();
         tag += messages as u64;
         if !no_ack {
-            let settle =
-                Command::Settle { channel: 1, delivery_tag: tag, multiple: true, outcome: leveret_core::Outcome::Ack };
+            let settle = Command::Settle {
+                channel: 1,
+                delivery_tag: tag,
+                multiple: true,
+                outcome: leveret_core::Outcome::Ack,
+            };
             broker.handle(now, Input::Commands(id, vec![settle]), &mut fx);
         }
         if round > 10 {
@@ -116,7 +152,9 @@ fn publishes(body_size: usize) -> Vec<u8> {
 }
 
 fn logged_in_session() -> Session {
-    use leveret_codec::{ConnectionOpen, ConnectionStartOk, ConnectionTuneOk, LongStr, PROTOCOL_HEADER};
+    use leveret_codec::{
+        ConnectionOpen, ConnectionStartOk, ConnectionTuneOk, LongStr, PROTOCOL_HEADER,
+    };
     let mut session = Session::new(Arc::new(SessionConfig::default()), Mono(0));
     let mut out = Received::default();
     let mut octets = PROTOCOL_HEADER.to_vec();
@@ -133,9 +171,16 @@ fn logged_in_session() -> Session {
     assert!(matches!(out.stop.take(), Some(Stop::Login(_))));
     session.authenticated(&mut out);
     let mut octets = Vec::new();
-    let tune_ok = ConnectionTuneOk { channel_max: 2_047, frame_max: 131_072, heartbeat: 0 };
+    let tune_ok = ConnectionTuneOk {
+        channel_max: 2_047,
+        frame_max: 131_072,
+        heartbeat: 0,
+    };
     encode_method(&mut octets, 0, &tune_ok.into());
-    let open = ConnectionOpen { virtual_host: ShortStr::from_static("/"), ..ConnectionOpen::default() };
+    let open = ConnectionOpen {
+        virtual_host: ShortStr::from_static("/"),
+        ..ConnectionOpen::default()
+    };
     encode_method(&mut octets, 0, &open.into());
     session.receive(Mono(0), &octets, &mut out);
     assert!(matches!(out.stop.take(), Some(Stop::OpenVhost(_))));

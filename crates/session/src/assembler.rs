@@ -64,7 +64,12 @@ impl Assembly {
             let error = AmqpError::not_implemented("immediate=true");
             return Err(error.of_method(BasicPublish::ID).into());
         }
-        let BasicPublish { exchange, routing_key, mandatory, .. } = publish;
+        let BasicPublish {
+            exchange,
+            routing_key,
+            mandatory,
+            ..
+        } = publish;
         let Some((header, body)) = frames.take_content(method.channel, limits.message_size_max)
         else {
             *self = Self::Header(Box::new(Envelope {
@@ -75,7 +80,11 @@ impl Assembly {
             return Ok(());
         };
         let message = Message::build(&mut out.scratch, &exchange, &routing_key, &header, body);
-        out.commands.push(Command::Publish { channel: method.channel, mandatory, message });
+        out.commands.push(Command::Publish {
+            channel: method.channel,
+            mandatory,
+            message,
+        });
         Ok(())
     }
 
@@ -128,9 +137,17 @@ impl Assembly {
         let header =
             parse_content_header(frame.payload).map_err(|error| undecodable_header(&error))?;
         judge_body_size(header.body_size, limits.message_size_max)?;
-        let Envelope { exchange, routing_key, mandatory } = envelope;
+        let Envelope {
+            exchange,
+            routing_key,
+            mandatory,
+        } = envelope;
         let draft = Draft::new(&exchange, &routing_key, &header);
-        self.go_on(Box::new(Unfinished { draft, mandatory }), frame.channel, out);
+        self.go_on(
+            Box::new(Unfinished { draft, mandatory }),
+            frame.channel,
+            out,
+        );
         Ok(())
     }
 
@@ -158,7 +175,11 @@ impl Assembly {
             return;
         }
         let Unfinished { draft, mandatory } = *unfinished;
-        out.commands.push(Command::Publish { channel, mandatory, message: draft.finish() });
+        out.commands.push(Command::Publish {
+            channel,
+            mandatory,
+            message: draft.finish(),
+        });
     }
 }
 

@@ -15,7 +15,7 @@ use leveret_core::{AmqpError, Command, Outcome, Scope};
 
 use crate::assembler::Assembly;
 use crate::closing::Failure;
-use crate::frames::{Frames, split_method, undecodable_method, unexpected_frame, unknown_frame};
+use crate::frames::{Frames, misplaced_frame, split_method, undecodable_method};
 use crate::limits::Limits;
 use crate::sasl::Secret;
 use crate::session::Received;
@@ -74,10 +74,7 @@ impl Channels {
                 (FRAME_METHOD, _) => self.method(&frame, frames, limits, out)?,
                 (FRAME_HEADER | FRAME_BODY, 1..) => self.content(&frame, limits, out)?,
                 (FRAME_HEARTBEAT, 0) if frame.payload.is_empty() => {}
-                (FRAME_HEADER | FRAME_BODY, 0) | (FRAME_HEARTBEAT, 1..) => {
-                    return Err(unexpected_frame(&frame));
-                }
-                _ => return Err(unknown_frame(&frame)),
+                _ => return Err(misplaced_frame(&frame)),
             }
         }
         Ok(Pause::Starved)
@@ -137,7 +134,13 @@ impl Channels {
                 }
                 forward(frame, out)?;
                 let state = State::Open(Assembly::default());
-                self.open.insert(at, Channel { number: frame.channel, state });
+                self.open.insert(
+                    at,
+                    Channel {
+                        number: frame.channel,
+                        state,
+                    },
+                );
                 Ok(())
             }
             // Both sides closed it at once: the client's close has ended it here, and this is the
@@ -164,7 +167,10 @@ impl Channels {
             Err(Failure::Refused(error)) if error.code.scope() == Scope::Channel => {
                 channel.state = State::Refused;
                 let error = Box::new(error);
-                out.commands.push(Command::Refuse { channel: frame.channel, error });
+                out.commands.push(Command::Refuse {
+                    channel: frame.channel,
+                    error,
+                });
                 Ok(())
             }
             outcome => outcome,
@@ -190,7 +196,9 @@ impl Channels {
         let guess = usize::from(number).wrapping_sub(1);
         match self.open.get(guess) {
             Some(channel) if channel.number == number => Ok(guess),
-            _ => self.open.binary_search_by_key(&number, |channel| channel.number),
+            _ => self
+                .open
+                .binary_search_by_key(&number, |channel| channel.number),
         }
     }
 }
@@ -215,7 +223,10 @@ fn forward(frame: &RawFrame<'_>, out: &mut Received) -> Result<(), Failure> {
     let method = Method::parse(frame.payload)
         .map_err(|error| undecodable_method(&error, frame.payload))?
         .into_owned();
-    out.commands.push(Command::Method { channel: frame.channel, method: Box::new(method) });
+    out.commands.push(Command::Method {
+        channel: frame.channel,
+        method: Box::new(method),
+    });
     Ok(())
 }
 
@@ -229,24 +240,45 @@ fn settle(channel: u16, id: (u16, u16), arguments: &[u8]) -> Result<Command, Dec
         }
         BasicNack::ID => {
             let nack = BasicNack::parse_args(arguments)?;
-            (nack.delivery_tag, nack.multiple, Outcome::Nack { requeue: nack.requeue })
+            (
+                nack.delivery_tag,
+                nack.multiple,
+                Outcome::Nack {
+                    requeue: nack.requeue,
+                },
+            )
         }
         _ => {
             let reject = BasicReject::parse_args(arguments)?;
-            (reject.delivery_tag, false, Outcome::Reject { requeue: reject.requeue })
+            (
+                reject.delivery_tag,
+                false,
+                Outcome::Reject {
+                    requeue: reject.requeue,
+                },
+            )
         }
     };
-    Ok(Command::Settle { channel, delivery_tag, multiple, outcome })
+    Ok(Command::Settle {
+        channel,
+        delivery_tag,
+        multiple,
+        outcome,
+    })
 }
 
 #[cold]
 fn unimplemented(id: (u16, u16)) -> Failure {
-    AmqpError::command_invalid("unimplemented method").of_method(id).into()
+    AmqpError::command_invalid("unimplemented method")
+        .of_method(id)
+        .into()
 }
 
 #[cold]
 fn channel_not_open(id: (u16, u16)) -> Failure {
-    AmqpError::channel_error("expected 'channel.open'").of_method(id).into()
+    AmqpError::channel_error("expected 'channel.open'")
+        .of_method(id)
+        .into()
 }
 
 /// RabbitMQ counts channels that are open, whatever their numbers, and so do we.

@@ -90,7 +90,11 @@ impl SessionConfig {
 
     /// Names of the mechanisms with spaces between, for `connection.start`.
     pub(crate) fn mechanism_names(&self) -> String {
-        let names: Vec<_> = self.mechanisms.iter().map(|mechanism| mechanism.name()).collect();
+        let names: Vec<_> = self
+            .mechanisms
+            .iter()
+            .map(|mechanism| mechanism.name())
+            .collect();
         names.join(" ")
     }
 }

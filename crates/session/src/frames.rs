@@ -3,8 +3,8 @@
 use std::fmt;
 
 use leveret_codec::{
-    ContentHeader, DecodeError, FRAME_BODY, FRAME_HEADER, FRAME_OVERHEAD, RawFrame,
-    parse_content_header, split_frame,
+    ContentHeader, DecodeError, FRAME_BODY, FRAME_HEADER, FRAME_HEARTBEAT, FRAME_METHOD,
+    FRAME_OVERHEAD, RawFrame, parse_content_header, split_frame,
 };
 use leveret_core::AmqpError;
 
@@ -29,7 +29,11 @@ pub(crate) struct Frames<'a> {
 
 impl<'a> Frames<'a> {
     pub(crate) fn new(input: &'a [u8], frame_max: u32) -> Self {
-        Self { input, used: 0, frame_max }
+        Self {
+            input,
+            used: 0,
+            frame_max,
+        }
     }
 
     /// Octets of the frames that were taken.
@@ -92,8 +96,10 @@ impl<'a> Frames<'a> {
         let kind = rest.first().copied().unwrap_or_default();
         match *error {
             DecodeError::FrameTooLarge { size, limit } => {
-                let (size, limit) =
-                    (size.saturating_sub(OVERHEAD), limit.saturating_sub(OVERHEAD));
+                let (size, limit) = (
+                    size.saturating_sub(OVERHEAD),
+                    limit.saturating_sub(OVERHEAD),
+                );
                 AmqpError::frame_error(format_args!(
                     "type {kind}, all octets = <<>>: {{frame_too_large,{size},{limit}}}"
                 ))
@@ -118,7 +124,10 @@ fn payload_of(frame: &[u8]) -> &[u8] {
         return &[];
     };
     let size = u32::from_be_bytes([header[3], header[4], header[5], header[6]]);
-    usize::try_from(size).ok().and_then(|size| rest.get(..size)).unwrap_or(rest)
+    usize::try_from(size)
+        .ok()
+        .and_then(|size| rest.get(..size))
+        .unwrap_or(rest)
 }
 
 /// Class id, method id and arguments of a method frame.
@@ -128,9 +137,10 @@ fn payload_of(frame: &[u8]) -> &[u8] {
 #[inline]
 pub(crate) fn split_method<'a>(frame: &RawFrame<'a>) -> Result<((u16, u16), &'a [u8]), Failure> {
     match frame.payload.split_first_chunk::<METHOD_ID_SIZE>() {
-        Some((&[a, b, c, d], arguments)) => {
-            Ok(((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])), arguments))
-        }
+        Some((&[a, b, c, d], arguments)) => Ok((
+            (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])),
+            arguments,
+        )),
         None => Err(unknown_frame(frame)),
     }
 }
@@ -141,26 +151,38 @@ pub(crate) fn unknown_frame(frame: &RawFrame<'_>) -> Failure {
     AmqpError::frame_error(format_args!("{}: unknown_frame", Shown::from(frame))).into()
 }
 
-/// 505: a frame that has no business on its channel.
+/// 505 for a frame on a channel where its type has no business, 501 for one of no known type.
 #[cold]
-pub(crate) fn unexpected_frame(frame: &RawFrame<'_>) -> Failure {
-    AmqpError::unexpected_frame(Shown::from(frame)).into()
+pub(crate) fn misplaced_frame(frame: &RawFrame<'_>) -> Failure {
+    match (frame.kind, frame.channel) {
+        (FRAME_METHOD | FRAME_HEADER | FRAME_BODY, _) | (FRAME_HEARTBEAT, 1..) => {
+            AmqpError::unexpected_frame(Shown::from(frame)).into()
+        }
+        _ => unknown_frame(frame),
+    }
 }
 
 /// What a method gets whose arguments cannot be read.
 #[cold]
 pub(crate) fn undecodable_method(error: &DecodeError, payload: &[u8]) -> AmqpError {
-    let (ids, arguments) = payload.split_at_checked(METHOD_ID_SIZE).unwrap_or((payload, &[]));
+    let (ids, arguments) = payload
+        .split_at_checked(METHOD_ID_SIZE)
+        .unwrap_or((payload, &[]));
     let id = match *ids {
         [a, b, c, d] => (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])),
         _ => (0, 0),
     };
     match error {
         // RabbitMQ drops the connection without a word here.
-        DecodeError::UnknownMethod { class_id, method_id } => AmqpError::not_implemented(
-            format_args!("unknown method {method_id} of class {class_id}"),
-        ),
-        DecodeError::BadUtf8 { .. } => AmqpError::frame_error("Malformed UTF-8 in shortstr"),
+        DecodeError::UnknownMethod {
+            class_id,
+            method_id,
+        } => AmqpError::not_implemented(format_args!(
+            "unknown method {method_id} of class {class_id}"
+        )),
+        DecodeError::BadUtf8 { .. } => {
+            return AmqpError::frame_error("Malformed UTF-8 in shortstr"); // of no method
+        }
         DecodeError::Truncated { .. } | DecodeError::TrailingBytes { .. } => {
             let shown = arguments.get(..ARGUMENTS_SHOWN_MAX).unwrap_or(arguments);
             AmqpError::frame_error(format_args!("cannot decode {}", Decimal(shown)))
@@ -178,7 +200,10 @@ struct Shown<'a> {
 
 impl<'a> From<&RawFrame<'a>> for Shown<'a> {
     fn from(frame: &RawFrame<'a>) -> Self {
-        Self { kind: frame.kind, payload: frame.payload }
+        Self {
+            kind: frame.kind,
+            payload: frame.payload,
+        }
     }
 }
 
@@ -188,12 +213,14 @@ impl fmt::Display for Shown<'_> {
             Some(first) if self.payload.len() > SNIPPET_MAX => ("first 16", first),
             _ => ("all", self.payload),
         };
-        let printable = |octet: &u8| matches!(octet, b' '..=b'~') && !b"\"\\".contains(octet);
         write!(f, "type {}, {which} octets = ", self.kind)?;
-        if !octets.is_empty() && octets.iter().all(printable) {
-            write!(f, "<<\"{}\">>", octets.escape_ascii())
-        } else {
-            Decimal(octets).fmt(f)
+        match str::from_utf8(octets) {
+            Ok(text)
+                if !text.is_empty() && text.bytes().all(|octet| (b' '..=b'~').contains(&octet)) =>
+            {
+                write!(f, "<<{text:?}>>") // escapes quotes as Erlang does
+            }
+            _ => Decimal(octets).fmt(f),
         }
     }
 }
@@ -219,10 +246,11 @@ mod tests {
     #[test]
     fn frames_are_shown_as_rabbitmq_shows_them() {
         #[rustfmt::skip]
-        let table: [(&[u8], &str, &str); 5] = [
+        let table: [(&[u8], &str, &str); 6] = [
             (b"",                  "all octets = <<>>",                    "nothing"),
             (&[1],                 "all octets = <<1>>",                   "not printable"),
             (b"hello",             "all octets = <<\"hello\">>",           "printable"),
+            (b"it's \"so\"",       r#"all octets = <<"it's \"so\"">>"#,    "with quotes"),
             (b"0123456789abcdef",  "all octets = <<\"0123456789abcdef\">>", "just all of it"),
             (b"0123456789abcdefX", "first 16 octets = <<\"0123456789abcdef\">>", "the rest is not shown"),
         ];
@@ -245,8 +273,14 @@ mod tests {
         }
         let mut frames = Frames::new(&content, 4_096);
         assert!(frames.take_content(2, 100).is_none(), "of another channel");
-        assert!(frames.take_content(1, 2).is_none(), "too large: judged frame by frame");
-        assert_eq!(frames.take_content(1, 3).map(|(_, body)| body), Some(b"abc".as_slice()));
+        assert!(
+            frames.take_content(1, 2).is_none(),
+            "too large: judged frame by frame"
+        );
+        assert_eq!(
+            frames.take_content(1, 3).map(|(_, body)| body),
+            Some(b"abc".as_slice())
+        );
         assert_eq!(frames.used(), content.len());
     }
 }

@@ -12,7 +12,7 @@ use leveret_core::{AmqpError, Capabilities, Outbound};
 
 use crate::closing::{Ended, Failure};
 use crate::config::SessionConfig;
-use crate::frames::{split_method, undecodable_method, unexpected_frame, unknown_frame};
+use crate::frames::{misplaced_frame, split_method, undecodable_method};
 use crate::limits::{Limits, too_deep_for_handshake};
 use crate::sasl::{Credentials, Mechanism};
 use crate::session::{Received, Stop};
@@ -112,8 +112,7 @@ impl Handshake {
         match (frame.kind, frame.channel) {
             (FRAME_METHOD, 0) => {}
             (FRAME_HEARTBEAT, 0) if frame.payload.is_empty() => return Ok(()),
-            (FRAME_METHOD, _) => return Err(unexpected_frame(frame)),
-            _ => return Err(unknown_frame(frame)),
+            _ => return Err(misplaced_frame(frame)),
         }
         let (id, arguments) = split_method(frame)?;
         let undecodable = |error| Failure::from(undecodable_method(&error, frame.payload));
@@ -156,7 +155,9 @@ impl Handshake {
 
     /// The vhost is open.
     pub(crate) fn opened(out: &mut Received) {
-        out.reply(ConnectionOpenOk { reserved_1: ShortStr::default() });
+        out.reply(ConnectionOpenOk {
+            reserved_1: ShortStr::default(),
+        });
     }
 
     fn start_ok(
@@ -176,7 +177,10 @@ impl Handshake {
             .get("connection_name")
             .and_then(FieldValue::as_str)
             .map(str::to_owned);
-        *self = Self::Login { mechanism, reads_close: capabilities.authentication_failure_close };
+        *self = Self::Login {
+            mechanism,
+            reads_close: capabilities.authentication_failure_close,
+        };
         out.stop = Some(Stop::Login(Box::new(Login {
             mechanism,
             credentials,
@@ -197,9 +201,14 @@ pub(crate) fn login_refused(mechanism: Mechanism) -> AmqpError {
 }
 
 fn capabilities(client_properties: &FieldTable) -> Capabilities {
-    let named = client_properties.get("capabilities").and_then(FieldValue::as_table);
+    let named = client_properties
+        .get("capabilities")
+        .and_then(FieldValue::as_table);
     let has = |name| {
-        named.and_then(|table| table.get(name)).and_then(FieldValue::as_bool).unwrap_or(false)
+        named
+            .and_then(|table| table.get(name))
+            .and_then(FieldValue::as_bool)
+            .unwrap_or(false)
     };
     Capabilities {
         consumer_cancel_notify: has("consumer_cancel_notify"),
@@ -211,6 +220,9 @@ fn capabilities(client_properties: &FieldTable) -> Capabilities {
 impl Received {
     /// Answers on channel 0.
     pub(crate) fn reply(&mut self, method: impl Into<Method<'static>>) {
-        self.replies.push(Outbound::Method { channel: 0, method: Box::new(method.into()) });
+        self.replies.push(Outbound::Method {
+            channel: 0,
+            method: Box::new(method.into()),
+        });
     }
 }

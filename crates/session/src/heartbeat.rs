@@ -28,12 +28,22 @@ pub(crate) enum Due {
 impl Heartbeat {
     /// Off.
     pub(crate) const fn off() -> Self {
-        Self { interval_s: 0, paused: false, heard: Mono(0), sent: Mono(0) }
+        Self {
+            interval_s: 0,
+            paused: false,
+            heard: Mono(0),
+            sent: Mono(0),
+        }
     }
 
     /// Begins with an interval in seconds, as agreed in `connection.tune-ok`; 0 keeps it off.
     pub(crate) fn start(&mut self, interval_s: u16, now: Mono) {
-        *self = Self { interval_s, paused: false, heard: now, sent: now };
+        *self = Self {
+            interval_s,
+            paused: false,
+            heard: now,
+            sent: now,
+        };
     }
 
     /// The peer is alive: octets came, whatever they mean.

@@ -75,7 +75,11 @@ impl Limits {
             ));
         }
         self.frame_max = frame_max;
-        self.channel_max = if channel_max == 0 { u16::MAX } else { channel_max };
+        self.channel_max = if channel_max == 0 {
+            u16::MAX
+        } else {
+            channel_max
+        };
         self.heartbeat_s = wanted.heartbeat;
         Ok(())
     }
@@ -88,7 +92,11 @@ pub(crate) fn too_deep_for_handshake(table: &FieldTable) -> bool {
 
 /// Tables and arrays within each other, this one included. The codec has bounded it.
 fn table_depth(table: &FieldTable) -> usize {
-    1 + table.iter().map(|(_, value)| value_depth(value)).max().unwrap_or(0)
+    1 + table
+        .iter()
+        .map(|(_, value)| value_depth(value))
+        .max()
+        .unwrap_or(0)
 }
 
 fn value_depth(value: &FieldValue) -> usize {
@@ -119,13 +127,25 @@ mod tests {
             (0,           0,           Some("frame_max = 0 is higher than the maximum allowed value (131072)"), "frame_max is judged first"),
         ];
         for (frame_max, channel_max, refusal, why) in table {
-            let wanted = ConnectionTuneOk { channel_max, frame_max, heartbeat: 7 };
+            let wanted = ConnectionTuneOk {
+                channel_max,
+                frame_max,
+                heartbeat: 7,
+            };
             let mut limits = Limits::before_tune(&config);
-            let outcome = limits.negotiate(&config, &wanted).map_err(|error| error.text);
-            let expected = refusal.map_or(Ok(()), |text| Err(format!("NOT_ALLOWED - negotiated {text}")));
+            let outcome = limits
+                .negotiate(&config, &wanted)
+                .map_err(|error| error.text);
+            let expected = refusal.map_or(Ok(()), |text| {
+                Err(format!("NOT_ALLOWED - negotiated {text}"))
+            });
             assert_eq!(outcome, expected, "{why}");
             if refusal.is_none() {
-                assert_eq!((limits.frame_max, limits.channel_max, limits.heartbeat_s), (frame_max, channel_max, 7), "{why}");
+                assert_eq!(
+                    (limits.frame_max, limits.channel_max, limits.heartbeat_s),
+                    (frame_max, channel_max, 7),
+                    "{why}"
+                );
             }
         }
     }
@@ -134,7 +154,10 @@ mod tests {
     fn depth_counts_tables_and_arrays() {
         let mut table = FieldTable::default();
         assert_eq!(table_depth(&table), 1);
-        table.insert("a", FieldValue::Array(vec![FieldValue::Array(vec![]), FieldValue::Void]));
+        table.insert(
+            "a",
+            FieldValue::Array(vec![FieldValue::Array(vec![]), FieldValue::Void]),
+        );
         assert_eq!(table_depth(&table), 3);
     }
 }

@@ -53,7 +53,11 @@ impl Encoder {
     /// what the handshake says is small.
     #[must_use]
     pub fn new(frame_max: u32) -> Self {
-        let mut encoder = Self { body_max: 0, consumers: Vec::new(), closing: false };
+        let mut encoder = Self {
+            body_max: 0,
+            consumers: Vec::new(),
+            closing: false,
+        };
         encoder.set_frame_max(frame_max);
         encoder
     }
@@ -73,7 +77,13 @@ impl Encoder {
     pub fn encode(&mut self, outbound: Outbound, wire: &mut Wire) {
         match outbound {
             _ if self.closing => self.encode_while_closing(&outbound, wire),
-            Outbound::Deliver { channel, consumer, redelivered, delivery_tag, message } => {
+            Outbound::Deliver {
+                channel,
+                consumer,
+                redelivered,
+                delivery_tag,
+                message,
+            } => {
                 let head = self.consumer(consumer);
                 let rest = 8 + 1 + message.address().len();
                 self.message(channel, head.0.len() + rest, &message, wire, |out| {
@@ -82,8 +92,15 @@ impl Encoder {
                     out.extend_from_slice(message.address());
                 });
             }
-            Outbound::Confirm { channel, delivery_tag, multiple } => {
-                let ack = BasicAck { delivery_tag, multiple };
+            Outbound::Confirm {
+                channel,
+                delivery_tag,
+                multiple,
+            } => {
+                let ack = BasicAck {
+                    delivery_tag,
+                    multiple,
+                };
                 wire.append(|out| encode_method(out, channel, &ack.into()));
             }
             other => self.encode_rest(other, wire),
@@ -94,7 +111,13 @@ impl Encoder {
         match outbound {
             Outbound::Deliver { .. } | Outbound::Confirm { .. } => self.encode(outbound, wire),
             Outbound::Consumer { number, tag } => self.introduce(number, &tag),
-            Outbound::GetOk { channel, redelivered, delivery_tag, message_count, message } => {
+            Outbound::GetOk {
+                channel,
+                redelivered,
+                delivery_tag,
+                message_count,
+                message,
+            } => {
                 let size = 4 + 8 + 1 + message.address().len() + 4;
                 self.message(channel, size, &message, wire, |out| {
                     put_id(out, BasicGetOk::ID);
@@ -103,7 +126,11 @@ impl Encoder {
                     out.extend_from_slice(&message_count.to_be_bytes());
                 });
             }
-            Outbound::Return { channel, code, message } => {
+            Outbound::Return {
+                channel,
+                code,
+                message,
+            } => {
                 let text = code.name();
                 let size = 4 + 2 + 1 + text.len() + message.address().len();
                 self.message(channel, size, &message, wire, |out| {
@@ -185,7 +212,11 @@ impl Encoder {
     ) {
         let body = message.body();
         let properties = message.raw_properties();
-        let copied = if body.len() < BODY_SLICED_AT { body.len() } else { 0 };
+        let copied = if body.len() < BODY_SLICED_AT {
+            body.len()
+        } else {
+            0
+        };
         wire.append(|out| {
             let frames = body.len().div_ceil(self.body_max);
             out.reserve(

@@ -36,7 +36,9 @@ impl Mechanism {
     /// # Errors
     /// `COMMAND_INVALID`, worded as RabbitMQ does in its log: nobody sends it to the client.
     pub(crate) fn choose(name: &str, offered: &[Self]) -> Result<Self, AmqpError> {
-        let known = Self::ALL.into_iter().find(|mechanism| mechanism.name() == name);
+        let known = Self::ALL
+            .into_iter()
+            .find(|mechanism| mechanism.name() == name);
         match known {
             Some(mechanism) if offered.contains(&mechanism) => Ok(mechanism),
             Some(_) => Err(AmqpError::command_invalid(format_args!(
@@ -59,9 +61,7 @@ impl Mechanism {
             Self::AmqPlain => amqplain(response),
             Self::External => Some(Credentials::External),
         }
-        .ok_or_else(|| {
-            AmqpError::syntax_error(format_args!("malformed {} response", self.name()))
-        })
+        .ok_or_else(|| AmqpError::syntax_error(format_args!("malformed {} response", self.name())))
     }
 }
 
@@ -123,7 +123,9 @@ fn plain(response: &[u8]) -> Option<Credentials> {
 
 /// The inside of a field table with `LOGIN` and `PASSWORD`.
 fn amqplain(response: &[u8]) -> Option<Credentials> {
-    let table = FieldTable::decode(response).ok().filter(|table| !too_deep_for_handshake(table))?;
+    let table = FieldTable::decode(response)
+        .ok()
+        .filter(|table| !too_deep_for_handshake(table))?;
     match (table.get("LOGIN")?, table.get("PASSWORD")?) {
         (FieldValue::LongString(user), FieldValue::LongString(password)) => {
             by_password(user, password)
@@ -134,7 +136,10 @@ fn amqplain(response: &[u8]) -> Option<Credentials> {
 
 fn by_password(user: &[u8], password: &[u8]) -> Option<Credentials> {
     let user = str::from_utf8(user).ok()?.to_owned();
-    Some(Credentials::Password { user, password: password.into() })
+    Some(Credentials::Password {
+        user,
+        password: password.into(),
+    })
 }
 
 #[cfg(test)]
@@ -187,7 +192,11 @@ mod tests {
         let missing = response(&[("LOGIN", text("guest"))]);
         assert_eq!(parsed(Mechanism::AmqPlain, &missing), None, "no password");
         let number = response(&[("LOGIN", text("guest")), ("PASSWORD", FieldValue::I32(1))]);
-        assert_eq!(parsed(Mechanism::AmqPlain, &number), None, "a password that is a number");
+        assert_eq!(
+            parsed(Mechanism::AmqPlain, &number),
+            None,
+            "a password that is a number"
+        );
         assert_eq!(parsed(Mechanism::AmqPlain, &good[1..]), None, "not a table");
     }
 

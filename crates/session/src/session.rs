@@ -136,7 +136,11 @@ impl Session {
     /// The login was wrong. Clients that cannot read a close frame then get none; RabbitMQ does
     /// so too. `None` if the connection has ended meanwhile.
     pub fn refused(&mut self, now: Mono) -> Option<Closing> {
-        let Phase::Handshake(Handshake::Login { mechanism, reads_close }) = self.phase else {
+        let Phase::Handshake(Handshake::Login {
+            mechanism,
+            reads_close,
+        }) = self.phase
+        else {
             return None;
         };
         let error = login_refused(mechanism);
@@ -301,10 +305,12 @@ impl Session {
         let Phase::Handshake(handshake) = &mut self.phase else {
             return 0;
         };
-        handshake.protocol_header(input, &self.config, out).unwrap_or_else(|failure| {
-            out.stop = Some(Stop::Close(self.fail(now, failure)));
-            input.len()
-        })
+        handshake
+            .protocol_header(input, &self.config, out)
+            .unwrap_or_else(|failure| {
+                out.stop = Some(Stop::Close(self.fail(now, failure)));
+                input.len()
+            })
     }
 
     fn take_handshake_frame(

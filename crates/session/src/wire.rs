@@ -38,7 +38,10 @@ struct Slice {
 
 impl Slice {
     fn octets(&self) -> &[u8] {
-        self.message.body().get(self.from..self.to).unwrap_or_default()
+        self.message
+            .body()
+            .get(self.from..self.to)
+            .unwrap_or_default()
     }
 }
 
@@ -88,6 +91,7 @@ impl Wire {
             self.done = 0;
         } else {
             self.drop_front(written);
+            self.compact();
         }
     }
 
@@ -110,7 +114,12 @@ impl Wire {
     /// Adds a piece of a message's body without copying it.
     pub(crate) fn append_slice(&mut self, message: &Message, from: usize, to: usize) {
         let at = self.buffer.len();
-        self.slices.push_back(Slice { at, message: message.clone(), from, to });
+        self.slices.push_back(Slice {
+            at,
+            message: message.clone(),
+            from,
+            to,
+        });
         self.len += to - from;
     }
 
@@ -148,7 +157,6 @@ impl Wire {
             self.slices.pop_front();
         }
         self.done += written;
-        self.compact();
     }
 
     fn compact(&mut self) {
@@ -201,7 +209,10 @@ mod tests {
             while !wire.is_empty() {
                 let mut slices = [IoSlice::new(&[]); 3];
                 let filled = wire.io_slices(&mut slices);
-                let next: Vec<u8> = slices[..filled].iter().flat_map(|s| s.iter().copied()).collect();
+                let next: Vec<u8> = slices[..filled]
+                    .iter()
+                    .flat_map(|s| s.iter().copied())
+                    .collect();
                 assert!(next.starts_with(wire.first()) && !wire.first().is_empty());
                 let taken = step.min(next.len());
                 written.extend_from_slice(&next[..taken]);
@@ -219,7 +230,10 @@ mod tests {
         wire.append(|buffer| buffer.push(b'!'));
         let mut slices = [IoSlice::new(&[]); 8];
         let filled = wire.io_slices(&mut slices);
-        let rest: Vec<u8> = slices[..filled].iter().flat_map(|s| s.iter().copied()).collect();
+        let rest: Vec<u8> = slices[..filled]
+            .iter()
+            .flat_map(|s| s.iter().copied())
+            .collect();
         assert_eq!(rest, b"45678cdxyz!");
     }
 
@@ -232,7 +246,11 @@ mod tests {
             let all_but_one = wire.len() - 1;
             wire.advance(all_but_one);
         }
-        assert!(wire.buffer.capacity() < 8 * COMPACT_AT, "{}", wire.buffer.capacity());
+        assert!(
+            wire.buffer.capacity() < 8 * COMPACT_AT,
+            "{}",
+            wire.buffer.capacity()
+        );
         assert_eq!(wire.first(), b"z");
     }
 }
