@@ -4,7 +4,6 @@
 const assert = require('node:assert');
 const fs = require('node:fs');
 const path = require('node:path');
-const { once } = require('node:events');
 const { URL: Url } = require('node:url');
 const amqp = require('amqplib');
 
@@ -743,7 +742,7 @@ check('reconnect.channel', async (s) => {
 });
 
 check('reconnect.connection', async (s) => {
-  const closed = once(s.conn, 'close');
+  const closed = new Promise((resolve) => { s.conn.on('close', resolve); });
   const broken = await s.queue();
   const reply = await s.replyOf(async () => {
     await s.consume(broken, { consumerTag: 'twice' });
