@@ -70,7 +70,7 @@ impl Handshake {
         }
     }
 
-    /// Takes the protocol header; false if it is not all there.
+    /// Takes the protocol header; 0 octets if it is not all there.
     ///
     /// # Errors
     /// If it is not one of ours. The answer to that is our own.
@@ -135,8 +135,11 @@ impl Handshake {
                 out.reply(ConnectionCloseOk {});
                 return Err(Failure::Ended(Ended::Closed));
             }
-            _ => {
-                let why = "unexpected method in connection state opening";
+            (state, _) => {
+                let why = format_args!(
+                    "unexpected method in connection state {}",
+                    state.rabbitmq_name()
+                );
                 return Err(AmqpError::channel_error(why).of_method(id).into());
             }
         }
@@ -158,6 +161,15 @@ impl Handshake {
         out.reply(ConnectionOpenOk {
             reserved_1: ShortStr::default(),
         });
+    }
+
+    /// For error texts.
+    const fn rabbitmq_name(self) -> &'static str {
+        match self {
+            Self::ProtocolHeader | Self::StartOk | Self::Login { .. } => "starting",
+            Self::TuneOk => "tuning",
+            Self::Open | Self::Opening => "opening",
+        }
     }
 
     fn start_ok(
