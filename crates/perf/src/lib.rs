@@ -1,0 +1,41 @@
+//! Measures AMQP 0-9-1 brokers: a load generator, a zero-logic relay as the practical limit, and
+//! side-by-side runs that print ratios against targets.
+//!
+//! `docs/benchmarking.md` says what each scenario does and how to read the table. The parts:
+//!
+//! - [`scenario`] is THE TABLE: every scenario with its parameters, and the targets beside it;
+//! - [`client`], [`script`], [`receiver`], [`scan`] and [`checker`] are the cheap client: publishes
+//!   encoded before the clock starts, deliveries read by hand, every sequence number checked;
+//! - [`layout`] declares what a scenario needs on the server and makes messages to fit;
+//! - [`throughput`] (with [`pace`] and [`confirms`]), [`latency`], [`connections`] and [`memory`]
+//!   are the ways to measure, [`watch`] is the clock, [`measure`] the figures;
+//! - [`process`] reads CPU time and memory of a server, [`broker`] starts and stops one;
+//! - [`bench`](mod@bench) runs everything side by side, [`report`] prints it;
+//! - [`relay`] is the other binary.
+//!
+//! A run that loses, duplicates or reorders a message is an error, never a figure.
+
+pub mod bench;
+pub mod broker;
+pub mod checker;
+pub mod client;
+pub mod confirms;
+pub mod connections;
+pub mod error;
+pub mod latency;
+pub mod layout;
+pub mod measure;
+pub mod memory;
+pub mod pace;
+pub mod process;
+pub mod receiver;
+pub mod relay;
+pub mod report;
+pub mod scan;
+pub mod scenario;
+pub mod script;
+pub mod throughput;
+pub mod url;
+pub mod watch;
+
+pub use error::{Error, Result};

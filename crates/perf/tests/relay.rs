@@ -1,0 +1,233 @@
+//! The client against the relay, and against a relay behind a wire that misbehaves: what is wrong
+//! must never come out as a figure.
+
+#![allow(clippy::unwrap_used)] // nothing here but tests
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use leveret_codec::{FRAME_METHOD, Method, split_frame};
+use leveret_perf::{
+    Error,
+    latency::{Latency, Noise},
+    layout::Shape,
+    measure::{Measures, Metric, Timing},
+    process::Watched,
+    receiver::Acks,
+    relay,
+    throughput::{self, Load},
+    url::Url,
+    {connections, latency},
+};
+
+const TIMING: Timing = Timing {
+    warm_up: Duration::from_millis(20),
+    measured: Duration::from_millis(100),
+    patience: Duration::from_millis(300),
+};
+
+fn start_relay() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            relay::serve(listener).await.unwrap();
+        });
+    });
+    address
+}
+
+fn url(address: SocketAddr) -> Url {
+    Url {
+        address,
+        ..Url::local(0)
+    }
+}
+
+fn load(shape: Shape) -> Load {
+    Load {
+        shape,
+        body_size: 16,
+        acks: Acks::Auto,
+        confirm_window: None,
+    }
+}
+
+fn run(address: SocketAddr, load: &Load) -> Result<Measures, Error> {
+    throughput::run(&url(address), Watched(None), load, TIMING)
+}
+
+#[test]
+fn every_shape_gets_through() {
+    let address = start_relay();
+    let keys = 16;
+    for shape in [
+        Shape::Queue,
+        Shape::Queues(10),
+        Shape::Fanout(5),
+        Shape::Direct { keys },
+        Shape::Topic {
+            bindings: 100,
+            keys,
+            rebind: true,
+        },
+        Shape::Headers {
+            bindings: 100,
+            keys,
+        },
+    ] {
+        let measures = run(address, &load(shape)).unwrap_or_else(|e| panic!("{shape:?}: {e}"));
+        assert!(measures.get(Metric::Rate).unwrap() > 0.0, "{shape:?}");
+    }
+}
+
+#[test]
+fn bodies_acks_and_confirms_get_through() {
+    let address = start_relay();
+    for body_size in [16, 1_024, 65_536] {
+        for confirm_window in [None, Some(100)] {
+            let load = Load {
+                shape: Shape::Queue,
+                body_size,
+                acks: Acks::Manual { prefetch: 100 },
+                confirm_window,
+            };
+            run(address, &load).unwrap_or_else(|e| panic!("{load:?}: {e}"));
+        }
+    }
+}
+
+#[test]
+fn latency_is_recorded_beside_noise() {
+    let address = start_relay();
+    let latency = Latency {
+        connections: 3,
+        rate_each: 300,
+        body_size: 16,
+        noise: Some(Noise {
+            rate: 10_000,
+            body_size: 100,
+        }),
+    };
+    let measures = latency::run(&url(address), Watched(None), &latency, TIMING).unwrap();
+    let figure = |metric| measures.get(metric).unwrap();
+    assert!(figure(Metric::P50) > 0.0);
+    assert!(figure(Metric::P50) <= figure(Metric::P99));
+    assert!(figure(Metric::P99) <= figure(Metric::P999));
+}
+
+#[test]
+fn connections_come_and_go() {
+    let address = start_relay();
+    let own = Watched(Some(std::process::id()));
+    connections::cycles(&url(address), own, TIMING).unwrap();
+    connections::idle(&url(address), own, 20, TIMING).unwrap();
+}
+
+/// What the wire does to one delivery.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Drop,
+    Repeat,
+    /// Comes after the one that follows it.
+    Swap,
+    /// Its body changes.
+    Alter,
+    HangUp,
+}
+
+#[test]
+fn faults_fail_the_run() {
+    #[rustfmt::skip]
+    let table = [
+        (Fault::Drop,   "1 lost"),
+        (Fault::Repeat, "1 duplicated"),
+        (Fault::Swap,   "1 out of order"),
+        (Fault::Alter,  "altered"),
+        (Fault::HangUp, "hung up on a consumer"),
+    ];
+    for (fault, expected) in table {
+        let address = start_faulty_wire(start_relay(), fault);
+        let error = run(address, &load(Shape::Queue)).expect_err(&format!("{fault:?}"));
+        let text = error.to_string();
+        assert!(text.contains(expected), "{fault:?}: {text}");
+    }
+}
+
+/// Passes everything on, both ways, but for the delivery with this tag.
+const FAULTY_TAG: u64 = 1_000;
+
+fn start_faulty_wire(server: SocketAddr, fault: Fault) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = client.unwrap();
+            let server = TcpStream::connect(server).unwrap();
+            let (mut up_from, mut up_to) =
+                (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut up_from, &mut up_to));
+            thread::spawn(move || pass_on(server, client, fault));
+        }
+    });
+    address
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream, fault: Fault) {
+    let mut received = Vec::new();
+    let mut chunk = vec![0; 64 << 10];
+    let mut swapped = Vec::new();
+    while let Ok(count @ 1..) = from.read(&mut chunk) {
+        received.extend_from_slice(&chunk[..count]);
+        let mut out = Vec::new();
+        let mut at = 0;
+        while let Some((frames, delivery_tag)) = next_message(&received[at..]) {
+            at += frames.len();
+            match fault {
+                _ if delivery_tag != Some(FAULTY_TAG) => {
+                    out.extend_from_slice(frames);
+                    out.append(&mut swapped);
+                }
+                Fault::Drop => {}
+                Fault::Repeat => out.extend_from_slice(&frames.repeat(2)),
+                Fault::Swap => swapped = frames.to_vec(),
+                Fault::Alter => {
+                    let mut frames = frames.to_vec();
+                    let stamp = frames.len() - 2; // before the end byte
+                    frames[stamp] ^= 1;
+                    out.extend_from_slice(&frames);
+                }
+                Fault::HangUp => {
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                    return;
+                }
+            }
+        }
+        received.drain(..at);
+        if to.write_all(&out).is_err() {
+            return;
+        }
+    }
+}
+
+/// The frames of one delivery with its tag, or one other frame; `None` when more must come first.
+fn next_message(bytes: &[u8]) -> Option<(&[u8], Option<u64>)> {
+    let (frame, mut len) = split_frame(bytes, 0).unwrap()?;
+    let mut delivery_tag = None;
+    if frame.kind == FRAME_METHOD
+        && let Method::BasicDeliver(deliver) = Method::parse(frame.payload).unwrap()
+    {
+        delivery_tag = Some(deliver.delivery_tag);
+        for _header_and_body in 0..2 {
+            len += split_frame(&bytes[len..], 0).unwrap()?.1;
+        }
+    }
+    Some((&bytes[..len], delivery_tag))
+}
