@@ -1,0 +1,80 @@
+//! `leveret`: parse, start, wait, stop.
+
+use std::process::ExitCode;
+
+use leveret::cli::{self, Task, Unusable};
+use leveret::signals::Signals;
+use leveret::{Config, Server, StartError, health, telemetry};
+use sd_notify::NotifyState;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Something an operator has to put right.
+const EXIT_UNUSABLE: u8 = 2;
+
+fn main() -> ExitCode {
+    let done = match cli::parse(std::env::args_os(), |name| std::env::var(name).ok()) {
+        Ok(Task::Serve(config)) => serve(&config),
+        Ok(Task::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(Task::Health { url }) => return ask(&url),
+        Err(Unusable::Help(text)) => text.exit(),
+        Err(Unusable::Wrong(error)) => Err(error),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("leveret: {error}");
+            ExitCode::from(EXIT_UNUSABLE)
+        }
+    }
+}
+
+fn serve(config: &Config) -> Result<ExitCode, StartError> {
+    telemetry::start(&config.settings);
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("leveret")
+        .build()
+        .map_err(|e| StartError::new(format!("cannot start threads: {e}")))?
+        .block_on(run(config))
+}
+
+async fn run(config: &Config) -> Result<ExitCode, StartError> {
+    let mut signals = Signals::listen()?;
+    let server = Server::start(config)?;
+    notify(NotifyState::Ready);
+    let signal = signals.next().await;
+    tracing::info!(signal, "asked to stop");
+    notify(NotifyState::Stopping);
+    tokio::select! {
+        () = server.stop() => Ok(ExitCode::SUCCESS),
+        signal = signals.next() => {
+            tracing::warn!(signal, "asked again: stopping at once");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Tells systemd, if it is there.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "systemd could not be notified");
+    }
+}
+
+fn ask(url: &str) -> ExitCode {
+    match health::check(url) {
+        Ok(answer) => {
+            println!("{answer}");
+            ExitCode::SUCCESS
+        }
+        Err(reason) => {
+            eprintln!("leveret: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Counters and gauges as Prometheus reads them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+
+use leveret_core::Totals;
+
+use crate::alarms;
+use crate::node::Node;
+
+/// Version 0.0.4 of the text format.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// All metrics, families in the order of their names.
+#[must_use]
+pub fn render(node: &Node) -> String {
+    let mut page = Page::default();
+    for (vhost, shard) in &node.shards {
+        let (metrics, totals) = shard.snapshot();
+        for (name, help, value) in metrics.rows() {
+            page.add(Kind::Counter, name, help, Some(vhost), value);
+        }
+        for (name, help, value) in gauges(&totals) {
+            page.add(Kind::Gauge, name, help, Some(vhost), value);
+        }
+    }
+    let (accepted, closed) = node.registry.counts();
+    let (succeeded, failed) = node.door.attempts();
+    #[rustfmt::skip]
+    let rows = [
+        (Kind::Counter, "sockets_accepted", "Connections accepted, logged in or not.", accepted),
+        (Kind::Counter, "sockets_closed", "Connections closed, logged in or not.", closed),
+        (Kind::Counter, "sockets_turned_away", "Connections closed at once because there were too many.", node.turned_away.load(Ordering::Relaxed)),
+        (Kind::Gauge,   "sockets", "Connections, logged in or not.", node.registry.len() as u64),
+        (Kind::Gauge,   "sockets_unauthenticated", "Connections that have not opened a vhost.", node.lobby.len() as u64),
+        (Kind::Counter, "auth_attempts_succeeded", "Logins that succeeded.", succeeded),
+        (Kind::Counter, "auth_attempts_failed", "Logins that were refused.", failed),
+        (Kind::Counter, "panics", "Bugs that were caught; each is in the log.", node.panics.load(Ordering::Relaxed)),
+        (Kind::Gauge,   "alarms_memory_used_watermark", "1 while memory is short.", u64::from(node.memory_alarm())),
+        (Kind::Gauge,   "resident_memory_limit_bytes", "Memory use where publishers are stopped.", alarms::mark(node.settings.memory_watermark)),
+        (Kind::Gauge,   "process_resident_memory_bytes", "Resident memory.", alarms::resident().unwrap_or_default()),
+        (Kind::Gauge,   "uptime_seconds", "Time since the start.", node.clock.mono().0 / 1_000),
+    ];
+    for (kind, name, help, value) in rows {
+        page.add(kind, name, help, None, value);
+    }
+    page.render()
+}
+
+fn gauges(totals: &Totals) -> [(&'static str, &'static str, u64); 9] {
+    #[rustfmt::skip]
+    let rows = [
+        ("connections",          "Open connections.",                              totals.connections),
+        ("channels",             "Open channels.",                                 totals.channels),
+        ("consumers",            "Consumers.",                                     totals.consumers),
+        ("queues",               "Queues.",                                        totals.queues),
+        ("exchanges",            "Exchanges, predeclared ones included.",          totals.exchanges),
+        ("bindings",             "Bindings, without the default exchange's.",      totals.bindings),
+        ("queue_messages_ready", "Messages waiting to be delivered.",              totals.ready),
+        ("queue_messages_unacked", "Messages delivered and not settled.",          totals.unacked),
+        ("queue_messages_ready_bytes", "Memory held by ready messages, in octets.", totals.ready_bytes),
+    ];
+    rows.map(|(name, help, value)| (name, help, value as u64))
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// Samples by family: the format wants each family in one piece.
+#[derive(Debug, Default)]
+struct Page {
+    families: BTreeMap<String, Family>,
+}
+
+#[derive(Debug)]
+struct Family {
+    kind: &'static str,
+    help: &'static str,
+    samples: String,
+}
+
+impl Page {
+    fn add(&mut self, kind: Kind, name: &str, help: &'static str, vhost: Option<&str>, value: u64) {
+        let (kind, suffix) = match kind {
+            Kind::Counter => ("counter", "_total"),
+            Kind::Gauge => ("gauge", ""),
+        };
+        let name = format!("leveret_{name}{suffix}");
+        let label = vhost
+            .map(|vhost| format!("{{vhost=\"{}\"}}", escape(vhost)))
+            .unwrap_or_default();
+        let sample = format!("{name}{label} {value}\n");
+        self.families
+            .entry(name)
+            .or_insert_with(|| Family {
+                kind,
+                help,
+                samples: String::new(),
+            })
+            .samples
+            .push_str(&sample);
+    }
+
+    fn render(&self) -> String {
+        let mut text = String::new();
+        for (
+            name,
+            Family {
+                kind,
+                help,
+                samples,
+            },
+        ) in &self.families
+        {
+            // Writing to a string cannot fail.
+            let _ = write!(
+                text,
+                "# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}"
+            );
+        }
+        text
+    }
+}
+
+/// A label's value, as the format wants it.
+fn escape(value: &str) -> String {
+    value
+        .replace('\\', r"\\")
+        .replace('"', r#"\""#)
+        .replace('\n', r"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_are_in_one_piece_and_labels_are_escaped() {
+        let mut page = Page::default();
+        page.add(Kind::Counter, "published", "Messages.", Some("/"), 1);
+        page.add(Kind::Gauge, "sockets", "Sockets.", None, 3);
+        page.add(Kind::Counter, "published", "Messages.", Some("a\"\\\nb"), 2);
+        assert_eq!(
+            page.render(),
+            "# HELP leveret_published_total Messages.\n\
+             # TYPE leveret_published_total counter\n\
+             leveret_published_total{vhost=\"/\"} 1\n\
+             leveret_published_total{vhost=\"a\\\"\\\\\\nb\"} 2\n\
+             # HELP leveret_sockets Sockets.\n\
+             # TYPE leveret_sockets gauge\n\
+             leveret_sockets 3\n"
+        );
+    }
+}

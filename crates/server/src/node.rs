@@ -1,0 +1,148 @@
+//! What all connections of the broker share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use leveret_core::Input;
+use leveret_core::broker::{Limits, Options};
+use leveret_session::SessionConfig;
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use crate::auth::Door;
+use crate::clock::Clock;
+use crate::config::{Config, Settings};
+use crate::error::StartError;
+use crate::log::NullLog;
+use crate::registry::{Lobby, Registry};
+use crate::shard::Shard;
+
+/// Why connections are closed when the broker stops, in RabbitMQ's words.
+pub const SHUTDOWN_REASON: &str = "broker forced connection closure with reason 'shutdown'";
+
+/// Connections that may always wait for their login, however few file descriptors there are.
+const LOBBY_MIN: usize = 200;
+
+/// The broker's insides.
+#[derive(Debug)]
+pub struct Node {
+    /// As configured.
+    pub settings: Settings,
+    /// The same for what every session needs.
+    pub session: Arc<SessionConfig>,
+    /// Who may log in.
+    pub door: Door,
+    /// The vhosts, by name.
+    pub shards: BTreeMap<Arc<str>, Arc<Shard>>,
+    /// The connections.
+    pub registry: Arc<Registry>,
+    /// Those of them that have not opened a vhost.
+    pub lobby: Lobby,
+    /// Most connections with an open vhost.
+    pub connections_max: usize,
+    /// Most connections at all.
+    pub sockets_max: usize,
+    /// Time.
+    pub clock: Clock,
+    /// Bugs that were caught.
+    pub panics: Arc<AtomicU64>,
+    /// Connections that were turned away at once because there were too many.
+    pub turned_away: AtomicU64,
+    ready: AtomicBool,
+    memory_alarm: AtomicBool,
+}
+
+impl Node {
+    /// A broker without connections; must be called within the runtime. `fds_max` is the number of
+    /// file descriptors the process may have.
+    ///
+    /// # Errors
+    /// [`StartError`] if the system has no randomness.
+    pub fn new(config: &Config, fds_max: usize) -> Result<Self, StartError> {
+        let settings = config.settings.clone();
+        let clock = Clock::start();
+        let panics = Arc::default();
+        let mut shards = BTreeMap::new();
+        for vhost in &config.accounts.vhosts {
+            let options = Options {
+                vhost: Arc::clone(vhost),
+                seed: seed()?,
+                limits: limits(&settings),
+            };
+            let shard = Shard::new(options, Box::new(NullLog), clock, Arc::clone(&panics));
+            shards.insert(Arc::clone(vhost), shard);
+        }
+        let sockets_max = fds_max / 10 * 9;
+        Ok(Self {
+            session: Arc::new(session_config(&settings)),
+            door: Door::new(&config.accounts),
+            shards,
+            registry: Arc::default(),
+            lobby: Lobby::new((fds_max / 10).max(LOBBY_MIN)),
+            connections_max: settings.connections_max.min(sockets_max),
+            sockets_max,
+            settings,
+            clock,
+            panics,
+            turned_away: AtomicU64::new(0),
+            ready: AtomicBool::new(false),
+            memory_alarm: AtomicBool::new(false),
+        })
+    }
+
+    /// Are connections accepted?
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    /// They are from here on, or no longer.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// Is memory short?
+    #[must_use]
+    pub fn memory_alarm(&self) -> bool {
+        self.memory_alarm.load(Ordering::Relaxed)
+    }
+
+    /// Memory has become short, or is no longer: tells every vhost.
+    pub fn set_memory_alarm(&self, on: bool) {
+        self.memory_alarm.store(on, Ordering::Relaxed);
+        for shard in self.shards.values() {
+            shard.submit(Input::Alarm(on.then_some("low on memory")));
+        }
+    }
+}
+
+fn limits(settings: &Settings) -> Limits {
+    Limits {
+        queues_max: settings.queues_max,
+        exchanges_max: settings.exchanges_max,
+        bindings_max: settings.bindings_max,
+        consumers_per_channel_max: settings.consumers_per_channel_max,
+        outbox_bytes_max: settings.outbox_max.as_usize(),
+    }
+}
+
+fn session_config(settings: &Settings) -> SessionConfig {
+    SessionConfig {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        frame_max: u32::try_from(settings.frame_max.0).unwrap_or(u32::MAX),
+        channel_max: settings.channel_max,
+        heartbeat_s: u16::try_from(settings.heartbeat.as_ms() / 1_000).unwrap_or(u16::MAX),
+        handshake_timeout_ms: settings.handshake_timeout.as_ms(),
+        message_size_max: settings.message_size_max.0,
+        ..SessionConfig::default()
+    }
+}
+
+/// Nobody must be able to guess the names and reply addresses that the core makes up.
+fn seed() -> Result<[u8; 32], StartError> {
+    let mut seed = [0; 32];
+    SystemRandom::new()
+        .fill(&mut seed)
+        .map_err(|_| StartError::new("the system gives no random octets"))?;
+    Ok(seed)
+}
