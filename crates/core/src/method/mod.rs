@@ -135,10 +135,7 @@ impl Vhost {
         fx: &mut Effects,
     ) -> Result<(), AmqpError> {
         match method {
-            Method::ChannelFlow(m) => {
-                self.channel_flow(from, m.active, fx);
-                Ok(())
-            }
+            Method::ChannelFlow(m) => self.channel_flow(from, m.active, fx),
             // Answers to what we said; there is nothing to wait for.
             Method::ChannelFlowOk(_) | Method::BasicCancelOk(_) => Ok(()),
             Method::AccessRequest(_) => {
@@ -218,17 +215,17 @@ impl Vhost {
         }
     }
 
-    /// `channel.flow` (20, 20): whether the channel wants deliveries.
+    /// `channel.flow` (20, 20): whether the channel wants deliveries. It always does.
     ///
-    /// RabbitMQ refuses to stop them (540); the spec asks for it and it costs nothing here.
-    fn channel_flow(&mut self, from: Origin, active: bool, fx: &mut Effects) {
-        if let Some(channel) = self.channels.get_mut(from.key) {
-            channel.active = active;
+    /// # Errors
+    /// `NOT_IMPLEMENTED`: to stop them, as in RabbitMQ; the suites of client libraries look for
+    /// that answer.
+    fn channel_flow(&self, from: Origin, active: bool, fx: &mut Effects) -> Result<(), AmqpError> {
+        if !active {
+            return Err(AmqpError::not_implemented("active=false"));
         }
         fx.method(from.connection, from.number, ChannelFlowOk { active });
-        if active {
-            self.wake_channel(from.key, fx);
-        }
+        Ok(())
     }
 
     /// `confirm.select` (85, 10): publishes on this channel are confirmed from here on.
