@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use leveret_core::{AmqpError, Input, Mono, Outbound, Peer};
 use leveret_session::{Closing, Credentials, Ended, Login, Received, Session, Stop};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::config::accounts::User;
@@ -45,7 +45,7 @@ const YIELD_BYTES: usize = 32 * 1_024;
 /// How long the writer may take for the last octets.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// How long a peer that was shown the protocol header may go on talking: closing a socket with
+/// How long a peer may take to close its end after the last thing we write: closing a socket with
 /// unread octets would take back what was written.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -77,13 +77,24 @@ where
     drop(connection);
 
     link.outbox.finish();
-    if tokio::time::timeout(LAST_WORDS, &mut writing)
-        .await
-        .is_err()
-    {
+    let Ok(Ok(mut writer)) = tokio::time::timeout(LAST_WORDS, &mut writing).await else {
         writing.abort();
-    } else if matches!(end, Some(End::Session(Ended::NotAmqp { .. }))) {
-        let _ = tokio::time::timeout(LINGER, drain(&mut reader)).await;
+        return;
+    };
+    match end {
+        // Said goodbye; a client that closes from several threads is confused by a socket that is
+        // gone before it has read so.
+        Some(End::Written) => {
+            let _ = tokio::time::timeout(LINGER, drain(&mut reader)).await;
+            let _ = writer.shutdown().await; // the peer may be gone, which is just as well
+        }
+        Some(End::Session(Ended::NotAmqp { .. })) => {
+            let _ = writer.shutdown().await;
+            let _ = tokio::time::timeout(LINGER, drain(&mut reader)).await;
+        }
+        _ => {
+            let _ = writer.shutdown().await;
+        }
     }
 }
 

@@ -178,14 +178,12 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     }
 
     /// Writes until the outbox is finished, the peer was told goodbye, or the socket fails. Then
-    /// the reader is told.
-    pub async fn run(mut self) {
+    /// the reader is told. The socket is left open.
+    pub async fn run(mut self) -> W {
         let result = self.write_all().await;
-        if result.is_ok() {
-            let _ = self.socket.shutdown().await; // the peer may be gone, which is just as well
-        }
         self.link.outbox.finish();
         self.link.writer_ended(result.err());
+        self.socket
     }
 
     async fn write_all(&mut self) -> io::Result<()> {
