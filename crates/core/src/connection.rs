@@ -1,5 +1,7 @@
 //! What a vhost knows of one connection.
 
+use std::collections::VecDeque;
+
 use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, QueueId};
 use crate::input::Peer;
 
@@ -11,8 +13,8 @@ pub(crate) struct Connection {
     channels: Vec<Slot>,
     /// Cost of deliveries handed out and not yet drained (`Outbound::delivery_cost`).
     pub(crate) outbox_bytes: usize,
-    /// Consumers left out of their rings because the outbox was full.
-    pub(crate) starved: Vec<ConsumerKey>,
+    /// Consumers left out of their rings because the outbox was full, longest waiting first.
+    pub(crate) starved: VecDeque<ConsumerKey>,
     /// Its exclusive queues.
     pub(crate) exclusive: Vec<QueueId>,
     /// It was closed with an error: nothing of it is obeyed any more.
@@ -41,7 +43,7 @@ impl Connection {
             peer,
             channels: Vec::new(),
             outbox_bytes: 0,
-            starved: Vec::new(),
+            starved: VecDeque::new(),
             exclusive: Vec::new(),
             closing: false,
             publishes: false,
@@ -92,9 +94,10 @@ impl Connection {
         self.consumer_numbers.push(number);
     }
 
-    /// Whether a delivery of this cost still fits its outbox. One of any size fits an empty one.
+    /// Whether a delivery of this cost still fits its outbox. One of any size fits one that is less
+    /// than a quarter full: writers need not report smaller amounts as drained.
     pub(crate) fn has_room(&self, cost: usize, max: usize) -> bool {
-        !self.closing && (self.outbox_bytes == 0 || self.outbox_bytes + cost <= max)
+        !self.closing && (self.outbox_bytes <= max / 4 || self.outbox_bytes + cost <= max)
     }
 }
 

@@ -19,9 +19,21 @@ pub(crate) struct Consumer {
     /// Deliveries it may hold unsettled; 0 is no limit. Fixed when it starts, as in RabbitMQ.
     pub(crate) prefetch: u32,
     pub(crate) unacked: u32,
-    /// It stands in its queue's ring. One that could not take a message is left out until
-    /// something changes for it.
-    pub(crate) waiting: bool,
+    pub(crate) standing: Standing,
+}
+
+/// Where a consumer stands. One that could not take a message is left out of its queue's ring until
+/// something changes for it; in which list it waits meanwhile says what that is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Standing {
+    /// In its queue's ring.
+    Ring,
+    /// Nowhere: its own prefetch is used up.
+    Blocked,
+    /// In `Channel::held`: the prefetch it shares with others is used up.
+    Held,
+    /// In `Connection::starved`: the outbox has no room.
+    Starved,
 }
 
 impl Consumer {
@@ -76,12 +88,17 @@ impl Ring {
         consumer
     }
 
-    /// Takes a consumer out, wherever it stands.
-    pub(crate) fn remove(&mut self, consumer: ConsumerKey) {
+    /// Takes out every consumer that does not satisfy `stays`, wherever it stands.
+    pub(crate) fn retain(&mut self, stays: impl Fn(ConsumerKey) -> bool) {
         for (_, level) in &mut self.levels {
-            level.retain(|&other| other != consumer);
+            level.retain(|&consumer| stays(consumer));
         }
         self.levels.retain(|(_, level)| !level.is_empty());
+    }
+
+    /// All consumers in it, in the order of their turns.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = ConsumerKey> {
+        self.levels.iter().flat_map(|(_, level)| level).copied()
     }
 }
 
@@ -105,8 +122,8 @@ mod tests {
         assert_eq!(ring.first(), Some(key(1)));
         ring.rotate();
         assert_eq!(ring.first(), Some(key(2)));
-        ring.remove(key(2));
-        ring.remove(key(1));
+        ring.retain(|other| other != key(2));
+        ring.retain(|other| other != key(1));
         assert_eq!(ring.pop(), Some(key(4)));
         assert_eq!(ring.pop(), None);
     }

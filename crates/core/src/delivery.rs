@@ -5,7 +5,8 @@ use std::sync::Arc;
 use leveret_codec::{BasicCancel, ShortStr};
 
 use crate::channel::unacked::Delivery;
-use crate::effect::{Effects, Outbound, delivery_cost};
+use crate::consumer::Standing;
+use crate::effect::{DELIVERY_OVERHEAD_BYTES, Effects, Outbound, delivery_cost};
 use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, QueueId};
 use crate::input::Outcome;
 use crate::message::Message;
@@ -43,15 +44,21 @@ impl Vhost {
                 return;
             };
             let cost = delivery_cost(&front.message);
-            let may = consumer.below_prefetch()
-                && channel.active
-                && (consumer.no_ack || channel.below_prefetch());
-            if !(may && connection.has_room(cost, self.limits.outbox_bytes_max)) {
+            let outbox_max = self.limits.outbox_bytes_max;
+            let obstacle = if !consumer.below_prefetch() {
+                Some(Standing::Blocked)
+            } else if !(consumer.no_ack || channel.below_prefetch()) {
+                channel.held.push_back(key);
+                Some(Standing::Held)
+            } else if !connection.has_room(cost, outbox_max) {
+                connection.starved.push_back(key);
+                Some(Standing::Starved)
+            } else {
+                None
+            };
+            if let Some(standing) = obstacle {
                 queue.ring.pop();
-                consumer.waiting = false;
-                if may {
-                    connection.starved.push(key);
-                }
+                consumer.standing = standing;
                 continue;
             }
             let Some(mut entry) = queue.index.pop() else {
@@ -118,7 +125,6 @@ impl Vhost {
                 self.discard(key, delivery, outcome, fx);
             }
         }
-        self.wake_channel_if_shared(key, fx);
     }
 
     /// Settles one delivery that leaves its queue for good, and lets its consumer have another.
@@ -144,6 +150,7 @@ impl Vhost {
             };
             self.record(fact, fx);
         }
+        self.wake_held(key, fx);
         if let Some(consumer) = delivery.consumer {
             self.wake(consumer, fx);
         }
@@ -183,6 +190,7 @@ impl Vhost {
                 queues.push(id);
             }
         }
+        self.wake_held(key, fx);
         for consumer in consumers {
             self.wake(consumer, fx);
         }
@@ -207,70 +215,105 @@ impl Vhost {
         }
     }
 
-    /// Something may have changed for the better for this consumer.
+    /// The consumer has credit of its own again. One that waits for something else goes on waiting.
     pub(crate) fn wake(&mut self, key: ConsumerKey, fx: &mut Effects) {
+        if self
+            .consumers
+            .get(key)
+            .is_some_and(|consumer| consumer.standing == Standing::Blocked)
+        {
+            self.join_ring(key, fx);
+        }
+    }
+
+    /// Puts a consumer behind its equals, and lets it have what waits.
+    fn join_ring(&mut self, key: ConsumerKey, fx: &mut Effects) {
         let Some(consumer) = self.consumers.get_mut(key) else {
             return;
         };
-        if consumer.waiting {
-            return;
-        }
         let id = consumer.queue;
-        consumer.waiting = true;
+        consumer.standing = Standing::Ring;
         if let Some(queue) = self.queues.get_mut(id) {
             queue.ring.push(consumer.priority, key);
             self.pump(id, fx);
         }
     }
 
-    /// Something may have changed for the better for all consumers of a channel.
-    pub(crate) fn wake_channel(&mut self, key: ChannelKey, fx: &mut Effects) {
-        if let Some(channel) = self.channels.get(key) {
-            let consumers: Vec<ConsumerKey> = channel.consumers.values().copied().collect();
-            for consumer in consumers {
-                self.wake(consumer, fx);
-            }
-        }
-    }
-
-    /// After a settle: a shared prefetch concerns all consumers of the channel.
-    pub(crate) fn wake_channel_if_shared(&mut self, key: ChannelKey, fx: &mut Effects) {
-        if self
-            .channels
-            .get(key)
-            .is_some_and(|channel| channel.prefetch_shared > 0)
+    /// The prefetch that the consumers of a channel share may have something left: whoever waited
+    /// longest for it goes first.
+    pub(crate) fn wake_held(&mut self, key: ChannelKey, fx: &mut Effects) {
+        while let Some(channel) = self.channels.get_mut(key)
+            && channel.below_prefetch()
+            && let Some(consumer) = channel.held.pop_front()
         {
-            self.wake_channel(key, fx);
+            self.join_ring(consumer, fx);
         }
     }
 
     /// The writer has passed deliveries on: consumers that had no room may have some now.
     pub(crate) fn drained(&mut self, id: ConnectionId, bytes: usize, fx: &mut Effects) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.outbox_bytes = connection.outbox_bytes.saturating_sub(bytes);
-            for consumer in std::mem::take(&mut connection.starved) {
-                self.wake(consumer, fx);
-            }
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        connection.outbox_bytes = connection.outbox_bytes.saturating_sub(bytes);
+        // Each at most once: one whose next message is too large for the room comes in again.
+        let mut left = connection.starved.len();
+        while left > 0
+            && let Some(connection) = self.connections.get_mut(id)
+            && connection.has_room(DELIVERY_OVERHEAD_BYTES, self.limits.outbox_bytes_max)
+            && let Some(consumer) = connection.starved.pop_front()
+        {
+            left -= 1;
+            self.join_ring(consumer, fx);
         }
     }
 
-    /// Ends a consumer. Its unsettled deliveries stay with the channel.
+    /// Ends consumers. Their unsettled deliveries stay with their channels.
     ///
-    /// Returns the queue, for auto-delete to be looked at.
-    pub(crate) fn end_consumer(&mut self, key: ConsumerKey) -> Option<QueueId> {
-        let consumer = self.consumers.remove(key)?;
-        if let Some(channel) = self.channels.get_mut(consumer.channel) {
-            channel.consumers.remove(&consumer.tag);
-            if let Some(connection) = self.connections.get_mut(channel.connection) {
-                connection.free_consumer_number(consumer.number);
-                connection.starved.retain(|&other| other != key);
+    /// Returns their queues, each once, for auto-delete to be looked at. One pass over what the
+    /// consumers stood in, because a client may have very many of them.
+    pub(crate) fn end_consumers(&mut self, keys: &[ConsumerKey]) -> Vec<QueueId> {
+        let mut queues = Vec::new();
+        let mut channels = Vec::new();
+        for &key in keys {
+            let Some(consumer) = self.consumers.remove(key) else {
+                continue;
+            };
+            queues.push(consumer.queue);
+            if let Some(channel) = self.channels.get_mut(consumer.channel) {
+                channels.push(consumer.channel);
+                channel.consumers.remove(&consumer.tag);
+                if let Some(connection) = self.connections.get_mut(channel.connection) {
+                    connection.free_consumer_number(consumer.number);
+                }
             }
         }
-        let queue = self.queues.get_mut(consumer.queue)?;
-        queue.ring.remove(key);
-        queue.consumers.retain(|&other| other != key);
-        queue.exclusive_consumer = false;
-        Some(consumer.queue)
+        let living = &self.consumers;
+        queues.sort_unstable();
+        queues.dedup();
+        for &id in &queues {
+            if let Some(queue) = self.queues.get_mut(id) {
+                queue.ring.retain(|key| living.contains_key(key));
+                queue.consumers.retain(|&key| living.contains_key(key));
+                queue.exclusive_consumer = false;
+            }
+        }
+        channels.sort_unstable();
+        channels.dedup();
+        let mut connections = Vec::new();
+        for key in channels {
+            if let Some(channel) = self.channels.get_mut(key) {
+                channel.held.retain(|&key| living.contains_key(key));
+                connections.push(channel.connection);
+            }
+        }
+        connections.dedup();
+        for id in connections {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.starved.retain(|&key| living.contains_key(key));
+            }
+        }
+        queues
     }
 
     /// Ends all consumers of a channel, and the auto-delete queues that were theirs alone.
@@ -285,10 +328,8 @@ impl Vhost {
             }
         }
         let consumers: Vec<ConsumerKey> = channel.consumers.values().copied().collect();
-        for consumer in consumers {
-            if let Some(queue) = self.end_consumer(consumer) {
-                self.delete_if_unused(queue, fx);
-            }
+        for queue in self.end_consumers(&consumers) {
+            self.delete_if_unused(queue, fx);
         }
     }
 

@@ -109,7 +109,7 @@ pub enum Outbound {
 }
 
 /// What a delivery costs in its connection's outbox beside its body: frames, names, our own entry.
-const DELIVERY_OVERHEAD_BYTES: usize = 128;
+pub(crate) const DELIVERY_OVERHEAD_BYTES: usize = 128;
 
 impl Outbound {
     /// What it counts against the connection's outbox, in octets; 0 for what is not a delivery.

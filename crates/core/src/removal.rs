@@ -19,10 +19,10 @@ impl Vhost {
             .get(id)
             .map(|queue| queue.consumers.clone())
             .unwrap_or_default();
-        for key in consumers {
+        for &key in &consumers {
             self.notify_cancelled(key, fx);
-            self.end_consumer(key);
         }
+        self.end_consumers(&consumers);
         let Some(mut queue) = self.queues.remove(id) else {
             return 0;
         };

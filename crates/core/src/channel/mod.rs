@@ -4,7 +4,7 @@ pub(crate) mod confirms;
 pub(crate) mod transaction;
 pub(crate) mod unacked;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::channel::confirms::Confirms;
@@ -27,14 +27,15 @@ pub(crate) struct Channel {
     pub(crate) prefetch_shared: u32,
     /// Unsettled deliveries to consumers, not counting what `basic.get` fetched.
     pub(crate) consumer_unacked: u32,
+    /// Consumers left out of their rings because the shared prefetch is used up, longest waiting
+    /// first.
+    pub(crate) held: VecDeque<ConsumerKey>,
     pub(crate) mode: Mode,
     /// The queue that an empty queue name means.
     pub(crate) last_queue: Option<Arc<str>>,
     /// Where the last publish went.
     pub(crate) memo: Option<Memo>,
     pub(crate) reply: Option<ReplyConsumer>,
-    /// Deliveries are wanted (`channel.flow`).
-    pub(crate) active: bool,
     /// It stands in the vhost's list of channels with confirms to look at.
     pub(crate) confirming: bool,
     last_tag: u64,
@@ -68,11 +69,11 @@ impl Channel {
             prefetch: 0,
             prefetch_shared: 0,
             consumer_unacked: 0,
+            held: VecDeque::new(),
             mode: Mode::Plain,
             last_queue: None,
             memo: None,
             reply: None,
-            active: true,
             confirming: false,
             last_tag: 0,
         }

@@ -11,7 +11,7 @@ use crate::channel::transaction::TxSettle;
 use crate::channel::unacked::Delivery;
 use crate::channel::{Mode, ReplyConsumer};
 use crate::connection::Origin;
-use crate::consumer::Consumer;
+use crate::consumer::{Consumer, Standing};
 use crate::effect::{Effects, Outbound};
 use crate::error::{AmqpError, Named};
 use crate::input::Outcome;
@@ -47,9 +47,7 @@ impl Vhost {
             }
         }
         fx.method(from.connection, from.number, BasicQosOk {});
-        if m.global {
-            self.wake_channel(from.key, fx);
-        }
+        self.wake_held(from.key, fx);
         Ok(())
     }
 
@@ -113,7 +111,7 @@ impl Vhost {
             priority,
             prefetch,
             unacked: 0,
-            waiting: false,
+            standing: Standing::Blocked,
         });
         if let Some(queue) = self.queues.get_mut(id) {
             queue.consumers.push(key);
@@ -207,10 +205,10 @@ impl Vhost {
         m: BasicCancel<'_>,
         fx: &mut Effects,
     ) -> Result<(), AmqpError> {
-        let mut queue = None;
+        let mut queues = Vec::new();
         if let Some(channel) = self.channels.get_mut(from.key) {
             if let Some(&key) = channel.consumers.get(m.consumer_tag.as_str()) {
-                queue = self.end_consumer(key);
+                queues = self.end_consumers(&[key]);
             } else if let Some(reply) = channel.reply.take_if(|reply| *reply.tag == *m.consumer_tag)
             {
                 self.replies.remove(&reply.address);
@@ -223,7 +221,7 @@ impl Vhost {
             let consumer_tag = m.consumer_tag.into_owned();
             fx.method(from.connection, from.number, BasicCancelOk { consumer_tag });
         }
-        if let Some(queue) = queue {
+        for queue in queues {
             self.delete_if_unused(queue, fx);
         }
         Ok(())
@@ -318,7 +316,6 @@ impl Vhost {
                 self.settle_or_hold(from, vec![(delivery_tag, delivery)], outcome, fx);
             } else {
                 self.discard(from.key, delivery, outcome, fx);
-                self.wake_channel_if_shared(from.key, fx);
             }
             return Ok(());
         }
