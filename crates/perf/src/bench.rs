@@ -3,8 +3,10 @@
 
 use crate::{
     Error, Result,
-    broker::{Broker, Running},
+    broker::{Broker, Kind, Running},
+    connections,
     measure::Measures,
+    process,
     report::Report,
     scenario::{Scale, Scenario},
 };
@@ -25,6 +27,11 @@ pub struct Plan {
 pub fn run(plan: &Plan) -> Result<Report> {
     if plan.brokers.is_empty() {
         return Err(Error::Setup("no server to measure".into()));
+    }
+    // Servers inherit the limit, so it comes first. Where it cannot be raised, the one scenario that
+    // needs it will say so.
+    if let Err(error) = process::raise_open_files(connections::OPEN_FILES) {
+        eprintln!("{error}");
     }
     let mut slots = Vec::new();
     for broker in &plan.brokers {
@@ -72,7 +79,7 @@ fn run_scenario(
     for number in 1..=runs {
         for (slot, (measured, errors)) in slots.iter_mut().zip(&mut measured) {
             let kind = slot.broker.kind;
-            if kind == crate::broker::Kind::Relay && !scenario.suits_relay() {
+            if kind == Kind::Relay && !scenario.suits_relay() {
                 continue;
             }
             if scenario.is_about_memory() {

@@ -55,7 +55,7 @@ pub(super) async fn run(stream: TcpStream, hub: Arc<Hub>) {
         routes: HashMap::new(),
         generation: 0,
         published: Vec::new(),
-        full: Vec::new(),
+        written: Vec::new(),
         consumes: false,
     };
     if let Err(error) = connection.read(read).await {
@@ -77,8 +77,8 @@ struct Connection {
     generation: u64,
     /// Publishes of one channel to one route, gathered while walking a read.
     published: Vec<Published>,
-    /// Outboxes that this read wrote to, and must find room in before the next.
-    full: Vec<Arc<Outbox>>,
+    /// Outboxes that this read wrote to: the next read waits until all have room.
+    written: Vec<Arc<Outbox>>,
     consumes: bool,
 }
 
@@ -110,26 +110,27 @@ impl Connection {
         let mut buffer = vec![0; FIRST_READ_BYTES];
         let mut filled = 0;
         loop {
-            if filled == buffer.len() {
-                if filled >= MESSAGE_BYTES_MAX {
-                    return Err(io::ErrorKind::OutOfMemory.into());
-                }
-                // A full buffer means that there is more: read in larger pieces from now on.
-                buffer.resize(READ_BYTES.max(filled * 2), 0);
-            }
             let count = socket.read(&mut buffer[filled..]).await?;
             if count == 0 {
                 return Ok(());
             }
             filled += count;
+            let was_full = filled == buffer.len();
             let (consumed, next) = self.walk(&buffer[..filled])?;
             if next == Next::Leave {
                 return Ok(());
             }
             buffer.copy_within(consumed..filled, 0);
             filled -= consumed;
+            if was_full && (buffer.len() < READ_BYTES || filled == buffer.len()) {
+                // There is more to come, or one message is larger than the buffer.
+                if filled >= MESSAGE_BYTES_MAX {
+                    return Err(io::ErrorKind::OutOfMemory.into());
+                }
+                buffer.resize(READ_BYTES.max(filled * 2), 0);
+            }
             self.confirm();
-            while let Some(outbox) = self.full.pop() {
+            while let Some(outbox) = self.written.pop() {
                 outbox.room().await;
             }
         }
@@ -185,9 +186,9 @@ impl Connection {
         for target in &**route {
             // A route repeats while a producer publishes to one place, so looking at the last
             // entry keeps the list short.
-            let known = self.full.last();
+            let known = self.written.last();
             if known.is_none_or(|last| !Arc::ptr_eq(last, &target.outbox)) {
-                self.full.push(Arc::clone(&target.outbox));
+                self.written.push(Arc::clone(&target.outbox));
             }
         }
         let count = published.len() as u64;
