@@ -3,6 +3,8 @@
 //! `cargo bench -p leveret-session` prints nanoseconds a message for each leg. What a real broker
 //! spends beyond this is system calls, wake-ups and cache misses between threads.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,7 +79,7 @@ fn run(body_size: usize, no_ack: bool) {
     fx.drain_sends(|_, batch| {
         batch
             .drain(..)
-            .for_each(|outbound| encoder.encode(outbound, &mut wire))
+            .for_each(|outbound| encoder.encode(outbound, &mut wire));
     });
     wire.advance(wire.len());
 

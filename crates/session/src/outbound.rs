@@ -5,7 +5,7 @@ use leveret_codec::{
     FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_METHOD, FRAME_MIN_SIZE, FRAME_OVERHEAD, Method,
     PROTOCOL_HEADER, ShortStr, encode_heartbeat, encode_method,
 };
-use leveret_core::{AmqpError, Message, Outbound, ReplyCode};
+use leveret_core::{AmqpError, Message, Outbound};
 
 use crate::wire::Wire;
 
@@ -135,7 +135,7 @@ impl Encoder {
                 let size = 4 + 2 + 1 + text.len() + message.address().len();
                 self.message(channel, size, &message, wire, |out| {
                     put_id(out, BasicReturn::ID);
-                    out.extend_from_slice(&ReplyCode::value(code).to_be_bytes());
+                    out.extend_from_slice(&code.value().to_be_bytes());
                     put_short(out, text);
                     out.extend_from_slice(message.address());
                 });
@@ -321,6 +321,8 @@ mod tests {
         ConnectionCloseOk, ContentHeader, LongStr, PropertySummary, parse_content_header,
         split_frame,
     };
+
+    use leveret_core::ReplyCode;
 
     use super::*;
 
@@ -603,6 +605,6 @@ mod tests {
         let mut wire = Wire::default();
         encoder.encode(Outbound::ProtocolHeader, &mut wire);
         assert!(wire.close_after());
-        assert_eq!(octets(wire), PROTOCOL_HEADER);
+        assert_eq!(wire.first(), PROTOCOL_HEADER);
     }
 }

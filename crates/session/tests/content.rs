@@ -238,8 +238,8 @@ fn frames(channel: u16, step: &Step) -> Vec<Vec<u8>> {
                 return frames;
             }
             // A frame behind the last octet would be one too many.
-            let last = cuts.iter().position(|cut| *cut == body.len()).unwrap();
-            for pair in cuts[..=last].windows(2) {
+            let to_the_end = cuts.partition_point(|cut| *cut < body.len()) + 1;
+            for pair in cuts[..to_the_end].windows(2) {
                 frames.push(Client::new().body(channel, &body[pair[0]..pair[1]]).0);
             }
             frames

@@ -19,7 +19,7 @@ fn frames_that_close_the_connection() {
     let on_1 = Client::on_channel_1;
     let published = || on_1().publish(1, "q");
     #[rustfmt::skip]
-    let table: Vec<(Client, u16, &str, (u16, u16), &str)> = vec![
+    let table = [
         // channels
         (on_1().publish(2, "q"),                        504, "CHANNEL_ERROR - expected 'channel.open'", PUBLISH, "a channel that was never opened"),
         (on_1().method(2, ChannelClose::default()),     504, "CHANNEL_ERROR - expected 'channel.open'", (20, 40), "not even closed"),
