@@ -14,9 +14,21 @@ import traceback
 
 URL = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost:5672/")
 PROGRAM = pathlib.Path(sys.argv[0]).stem
-PREFIX = f"interop.{PROGRAM}.{os.getpid()}."
+PREFIX = f"interop.{PROGRAM.split('_')[0]}.{os.getpid()}."  # short: reply texts end at 255 bytes
 PATIENCE_S = 10
 PROGRAM_PATIENCE_S = 120
+
+# What clients look for in the server's capabilities.
+CAPABILITIES = ["publisher_confirms", "exchange_exchange_bindings", "basic.nack", "consumer_cancel_notify",
+                "connection.blocked", "consumer_priorities", "authentication_failure_close", "per_consumer_qos",
+                "direct_reply_to"]
+# Topic patterns and the keys they match. The empty key has no words: "#" matches it and "*" does not.
+TOPIC_KEYS = ["a.b.c", "x.b.c", "a", "a.b.c.d", ""]
+TOPICS = {
+    "a.b.c": ["a.b.c"], "*.b.*": ["a.b.c", "x.b.c"], "a.#": ["a.b.c", "a", "a.b.c.d"], "#.c": ["a.b.c", "x.b.c"],
+    "#": TOPIC_KEYS, "*": ["a"], "a.*.#.d": ["a.b.c.d"],
+}
+REPLY_TO = "amq.rabbitmq.reply-to"
 
 Reply = collections.namedtuple("Reply", "level code text")
 names_used = set()

@@ -18,7 +18,21 @@ from pika.exceptions import (
 )
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "common"))
-from interop import PATIENCE_S, URL, Checks, Reply, Skip, Wrong, expect, name, names_used  # noqa: E402
+from interop import (  # noqa: E402
+    CAPABILITIES,
+    PATIENCE_S,
+    REPLY_TO,
+    TOPIC_KEYS,
+    TOPICS,
+    URL,
+    Checks,
+    Reply,
+    Skip,
+    Wrong,
+    expect,
+    name,
+    names_used,
+)
 
 check = Checks()
 
@@ -103,10 +117,7 @@ class Consumer:
 @check("connection.open")
 def _(conn, ch):
     announced = conn._impl.server_capabilities
-    wanted = ["publisher_confirms", "exchange_exchange_bindings", "basic.nack", "consumer_cancel_notify",
-              "connection.blocked", "consumer_priorities", "authentication_failure_close", "per_consumer_qos",
-              "direct_reply_to"]
-    expect([], [w for w in wanted if not announced.get(w)], "missing capabilities")
+    expect([], [c for c in CAPABILITIES if not announced.get(c)], "missing capabilities")
 
 
 @check("connection.auth_refused")
@@ -653,20 +664,13 @@ def _(conn, ch):
     expect([["m"]] * 3, [bodies(ch, q) for q in queues])
 
 
-# The empty key has no words: "#" matches it and "*" does not.
-TOPICS = {
-    "a.b.c": ["a.b.c"], "*.b.*": ["a.b.c", "x.b.c"], "a.#": ["a.b.c", "a", "a.b.c.d"], "#.c": ["a.b.c", "x.b.c"],
-    "#": ["a.b.c", "x.b.c", "a", "a.b.c.d", ""], "*": ["a"], "a.*.#.d": ["a.b.c.d"],
-}
-
-
 @check("route.topic")
 def _(conn, ch):
     x = exchange(ch, "x-topic", "topic")
     queues = {pattern: queue(ch) for pattern in TOPICS}
     for pattern, q in queues.items():
         ch.queue_bind(q, x, pattern)
-    for key in ("a.b.c", "x.b.c", "a", "a.b.c.d", ""):
+    for key in TOPIC_KEYS:
         publish(ch, key, key, exchange=x)
     expect(TOPICS, {pattern: bodies(ch, q) for pattern, q in queues.items()})
 
@@ -724,8 +728,8 @@ def _(conn, ch):
         publish(ch, properties.reply_to, body.upper(), correlation_id=properties.correlation_id)
 
     server.basic_consume(q, serve, auto_ack=True)
-    answers = Consumer(ch, "amq.rabbitmq.reply-to", auto_ack=True)
-    publish(ch, q, "ping", reply_to="amq.rabbitmq.reply-to", correlation_id="1")
+    answers = Consumer(ch, REPLY_TO, auto_ack=True)
+    publish(ch, q, "ping", reply_to=REPLY_TO, correlation_id="1")
     _, _, properties, body = answers.wait(1)[0]
     expect((b"PING", "1"), (body, properties.correlation_id))
 
@@ -733,12 +737,12 @@ def _(conn, ch):
 @check("rpc.no_consumer")
 def _(conn, ch):
     ch.confirm_delivery()
-    return reply_of(publish, ch, queue(ch), "m", reply_to="amq.rabbitmq.reply-to")
+    return reply_of(publish, ch, queue(ch), "m", reply_to=REPLY_TO)
 
 
 @check("rpc.needs_no_ack")
 def _(conn, ch):
-    return reply_of(Consumer, ch, "amq.rabbitmq.reply-to")
+    return reply_of(Consumer, ch, REPLY_TO)
 
 
 # --- going on after errors
