@@ -157,15 +157,15 @@ mod tests {
     #[test]
     fn plain_responses() {
         #[rustfmt::skip]
-        let table: [(&[u8], Option<(&str, &str)>, &str); 8] = [
-            (b"\0guest\0guest",   Some(("guest", "guest")), "the usual"),
-            (b"\0guest\0",        Some(("guest", "")),      "an empty password is refused later, not here"),
-            (b"\0\0",             Some(("", "")),           "so is an empty name"),
-            (b"guest\0guest",     None,                     "no NUL in front"),
-            (b"root\0guest\0pw",  None,                     "an identity to act as"),
-            (b"\0guest\0a\0b",    None,                     "a NUL in the password"),
-            (b"\0\xff\0pw",       None,                     "a name that is not UTF-8"),
-            (b"",                 None,                     "nothing"),
+        let table = [
+            (b"\0guest\0guest".as_slice(), Some(("guest", "guest")), "the usual"),
+            (b"\0guest\0",                 Some(("guest", "")),      "an empty password is refused later, not here"),
+            (b"\0\0",                      Some(("", "")),           "so is an empty name"),
+            (b"guest\0guest",              None,                     "no NUL in front"),
+            (b"root\0guest\0pw",           None,                     "an identity to act as"),
+            (b"\0guest\0a\0b",             None,                     "a NUL in the password"),
+            (b"\0\xff\0pw",                None,                     "a name that is not UTF-8"),
+            (b"",                          None,                     "nothing"),
         ];
         for (response, expected, why) in table {
             let expected = expected.map(|(user, password)| (user.to_owned(), password.into()));
