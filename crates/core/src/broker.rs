@@ -123,6 +123,15 @@ impl Broker {
         &self.vhost.metrics
     }
 
+    /// Asserts every invariant of the vhost; for tests and simulations, as it looks at everything.
+    ///
+    /// # Panics
+    /// If one does not hold: a bug.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        self.vhost.check();
+    }
+
     /// What there is right now. Looks at every queue.
     #[must_use]
     pub fn totals(&self) -> Totals {

@@ -24,6 +24,7 @@ pub mod record;
 
 mod binding;
 mod channel;
+mod check;
 mod connection;
 mod consumer;
 mod delivery;

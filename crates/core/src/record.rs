@@ -72,13 +72,13 @@ pub enum Fact {
         /// The message's place in it.
         seq: Seq,
     },
-    /// All ready messages up to `before` (not included) have left the queue, but for those still
-    /// unacknowledged.
+    /// The ready messages have left a durable queue. Those still unacknowledged stay, so this names
+    /// the places that are empty now.
     Purged {
         /// The queue.
         queue: Arc<str>,
-        /// First place that is not affected.
-        before: Seq,
+        /// Runs of places, first and last of each, in order.
+        places: Vec<(Seq, Seq)>,
     },
     /// Several facts that hold together or not at all (`tx.commit`).
     Together(Vec<Self>),

@@ -69,15 +69,44 @@ impl Unacked {
 
     /// Puts deliveries back that were taken out before (a rolled-back transaction).
     pub(crate) fn put_back(&mut self, deliveries: impl IntoIterator<Item = (u64, Delivery)>) {
-        let mut run: Vec<_> = deliveries
-            .into_iter()
-            .map(|(tag, d)| (tag, Some(d)))
-            .chain(self.run.drain(..))
-            .collect();
-        run.retain(|(_, delivery)| delivery.is_some());
+        let mut back: Vec<_> = deliveries.into_iter().collect();
+        back.sort_by_key(|&(tag, _)| tag);
+        // Newest first: the gap it left is still there, or it comes before all others.
+        while let Some((tag, delivery)) = back.pop() {
+            match self.run.binary_search_by_key(&tag, |&(t, _)| t) {
+                Ok(at) => {
+                    self.run[at].1 = Some(delivery);
+                    self.gaps -= 1;
+                }
+                Err(0) => self.run.push_front((tag, Some(delivery))),
+                Err(_) => {
+                    // Gaps were closed meanwhile. Once for very many settles, so it may cost.
+                    back.push((tag, delivery));
+                    self.merge(back);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Puts deliveries, oldest first, among those that are here.
+    fn merge(&mut self, back: Vec<(u64, Delivery)>) {
+        let mut run: Vec<_> = back.into_iter().map(|(tag, d)| (tag, Some(d))).collect();
+        run.extend(
+            self.run
+                .drain(..)
+                .filter(|(_, delivery)| delivery.is_some()),
+        );
         run.sort_by_key(|&(tag, _)| tag);
         self.run = run.into();
         self.gaps = 0;
+    }
+
+    /// Every delivery, oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Delivery> {
+        self.run
+            .iter()
+            .filter_map(|(_, delivery)| delivery.as_ref())
     }
 
     fn find(&self, tag: u64) -> Option<usize> {

@@ -1,5 +1,6 @@
 //! `direct`: the routing key equals the binding key.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::binding::{Binding, Destination};
@@ -41,5 +42,13 @@ impl ExchangeType for Direct {
         if let Some(destinations) = self.keys.get(routing_key) {
             destinations.add_to(to);
         }
+    }
+
+    fn census(&self) -> BTreeMap<Destination, usize> {
+        let mut census = BTreeMap::new();
+        for destinations in self.keys.values() {
+            destinations.count_into(&mut census);
+        }
+        census
     }
 }

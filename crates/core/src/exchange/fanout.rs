@@ -1,5 +1,7 @@
 //! `fanout`: everything goes everywhere.
 
+use std::collections::BTreeMap;
+
 use crate::binding::{Binding, Destination};
 use crate::exchange::{Destinations, ExchangeType};
 use crate::message::Message;
@@ -20,5 +22,11 @@ impl ExchangeType for Fanout {
 
     fn route(&mut self, _: &str, _: &Message, to: &mut Vec<Destination>) {
         self.destinations.add_to(to);
+    }
+
+    fn census(&self) -> BTreeMap<Destination, usize> {
+        let mut census = BTreeMap::new();
+        self.destinations.count_into(&mut census);
+        census
     }
 }

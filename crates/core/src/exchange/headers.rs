@@ -4,6 +4,8 @@
 //! them (RabbitMQ's rules: keys starting with `x-` count only in the `-with-x` modes, a void value
 //! asks for the key alone, integers of different widths are equal).
 
+use std::collections::BTreeMap;
+
 use leveret_codec::{FieldTable, FieldValue, flags};
 
 use crate::binding::{Binding, Destination};
@@ -14,12 +16,12 @@ use crate::value::{equivalent, term};
 
 #[derive(Debug, Default)]
 pub(super) struct Headers {
-    matchers: Vec<Matcher>,
+    /// Found by binding, because a queue that goes may take very many of them along.
+    matchers: BTreeMap<Binding, Matcher>,
 }
 
 #[derive(Debug)]
 struct Matcher {
-    binding: Binding,
     mode: Mode,
     wanted: Vec<(String, Option<FieldValue>)>,
 }
@@ -39,11 +41,11 @@ impl ExchangeType for Headers {
     }
 
     fn bind(&mut self, binding: &Binding) {
-        self.matchers.push(Matcher::new(binding.clone()));
+        self.matchers.insert(binding.clone(), Matcher::new(binding));
     }
 
     fn unbind(&mut self, binding: &Binding) {
-        self.matchers.retain(|matcher| matcher.binding != *binding);
+        self.matchers.remove(binding);
     }
 
     fn route(&mut self, _: &str, message: &Message, to: &mut Vec<Destination>) {
@@ -55,18 +57,26 @@ impl ExchangeType for Headers {
         to.extend(
             self.matchers
                 .iter()
-                .filter(|m| m.matches(&headers))
-                .map(|m| m.binding.destination),
+                .filter(|(_, matcher)| matcher.matches(&headers))
+                .map(|(binding, _)| binding.destination),
         );
     }
 
     fn looks_at_content(&self) -> bool {
         true
     }
+
+    fn census(&self) -> BTreeMap<Destination, usize> {
+        let mut census = BTreeMap::new();
+        for binding in self.matchers.keys() {
+            *census.entry(binding.destination).or_default() += 1;
+        }
+        census
+    }
 }
 
 impl Matcher {
-    fn new(binding: Binding) -> Self {
+    fn new(binding: &Binding) -> Self {
         // The arguments were validated and put into canonical order when they came in.
         let arguments = FieldTable::decode(&binding.arguments).unwrap_or_default();
         let (mode, with_x) = arguments
@@ -81,11 +91,7 @@ impl Matcher {
                 (key.to_owned(), value)
             })
             .collect();
-        Self {
-            binding,
-            mode,
-            wanted,
-        }
+        Self { mode, wanted }
     }
 
     fn matches(&self, headers: &FieldTable) -> bool {

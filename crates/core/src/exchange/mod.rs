@@ -10,6 +10,7 @@ mod registry;
 mod topic;
 mod topic_trie;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -41,6 +42,9 @@ pub(crate) trait ExchangeType: fmt::Debug + Send {
     fn looks_at_content(&self) -> bool {
         false
     }
+
+    /// How many bindings lead to each destination, to be compared with the register's.
+    fn census(&self) -> BTreeMap<Destination, usize>;
 }
 
 /// An exchange of a vhost.
@@ -86,6 +90,12 @@ impl Destinations {
 
     fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    fn count_into(&self, census: &mut BTreeMap<Destination, usize>) {
+        for &(destination, bindings) in &self.0 {
+            *census.entry(destination).or_default() += bindings as usize;
+        }
     }
 
     fn add_to(&self, to: &mut Vec<Destination>) {

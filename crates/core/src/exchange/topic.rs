@@ -1,5 +1,7 @@
 //! `topic`: the binding key is a pattern of words; `*` is one word, `#` zero or more.
 
+use std::collections::BTreeMap;
+
 use crate::binding::{Binding, Destination};
 use crate::exchange::ExchangeType;
 use crate::exchange::topic_trie::TopicTrie;
@@ -32,5 +34,9 @@ impl ExchangeType for Topic {
 
     fn route(&mut self, routing_key: &str, _: &Message, to: &mut Vec<Destination>) {
         self.patterns.matches(routing_key, to);
+    }
+
+    fn census(&self) -> BTreeMap<Destination, usize> {
+        self.patterns.census()
     }
 }

@@ -13,6 +13,7 @@
 //! Words are interned, so that an edge is a pair of small numbers and a word of a key is hashed
 //! once, not once for each node.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::binding::Destination;
@@ -136,6 +137,15 @@ impl TopicTrie {
         }
         self.here = here;
         self.next = next;
+    }
+
+    /// How many patterns lead to each destination.
+    pub(super) fn census(&self) -> BTreeMap<Destination, usize> {
+        let mut census = BTreeMap::new();
+        for node in &self.nodes {
+            node.destinations.count_into(&mut census);
+        }
+        census
     }
 
     /// Adds a node to the set, and its `#` child, which matches no word at all as well.

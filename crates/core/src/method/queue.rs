@@ -259,22 +259,23 @@ impl Vhost {
         let Some(queue) = self.queues.get_mut(id) else {
             return Ok(());
         };
+        let places = if queue.durable {
+            queue.index.places()
+        } else {
+            Vec::new()
+        };
         let removed = queue.index.take_all();
-        let before = queue.next_seq();
-        let durable = queue.durable;
         let message_count = count(removed.len());
         self.metrics.purged += removed.len() as u64;
         if !removed.is_empty() {
             fx.garbage.push(removed);
         }
-        if durable {
-            self.record(
-                Fact::Purged {
-                    queue: name,
-                    before,
-                },
-                fx,
-            );
+        if !places.is_empty() {
+            let fact = Fact::Purged {
+                queue: name,
+                places,
+            };
+            self.record(fact, fx);
         }
         if !m.no_wait {
             fx.method(from.connection, from.number, QueuePurgeOk { message_count });

@@ -128,7 +128,27 @@ impl Index {
             .collect()
     }
 
-    #[cfg(test)]
+    /// The places of all messages, as runs from first to last.
+    pub(crate) fn places(&self) -> Vec<(Seq, Seq)> {
+        let mut runs: Vec<(Seq, Seq)> = Vec::new();
+        for seq in self.seqs() {
+            match runs.last_mut() {
+                Some((_, last)) if last.0 + 1 == seq.0 => *last = seq,
+                _ => runs.push((seq, seq)),
+            }
+        }
+        runs
+    }
+
+    /// The places of all messages, in order.
+    pub(crate) fn seqs(&self) -> impl Iterator<Item = Seq> {
+        self.returned
+            .iter()
+            .chain(&self.fresh)
+            .map(|entry| entry.seq)
+    }
+
+    /// Asserts the invariants in the header of this file.
     pub(crate) fn check(&self) {
         assert!(
             self.returned

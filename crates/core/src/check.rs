@@ -1,0 +1,269 @@
+//! The invariants of a vhost, as assertions.
+//!
+//! For tests and the simulator, which call it after each step: it looks at everything there is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::binding::Destination;
+use crate::channel::unacked::Delivery;
+use crate::channel::{Channel, Mode};
+use crate::connection::{Connection, Slot};
+use crate::consumer::{Consumer, Standing};
+use crate::effect::delivery_cost;
+use crate::exchange::PREDECLARED;
+use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, QueueId};
+use crate::queue::Queue;
+use crate::vhost::Vhost;
+
+/// Unsettled deliveries, as counted from the channels.
+#[derive(Default)]
+struct Unsettled {
+    by_queue: BTreeMap<QueueId, BTreeSet<u64>>,
+    by_consumer: BTreeMap<ConsumerKey, u32>,
+}
+
+impl Vhost {
+    /// Asserts the invariants in the header of `vhost.rs`, and that whatever is kept in two places
+    /// is the same in both.
+    ///
+    /// # Panics
+    /// If one does not hold.
+    pub(crate) fn check(&self) {
+        for (id, connection) in &self.connections {
+            self.check_connection(id, connection);
+        }
+        let mut unsettled = Unsettled::default();
+        for (key, channel) in &self.channels {
+            self.check_channel(key, channel, &mut unsettled);
+        }
+        for (key, consumer) in &self.consumers {
+            let count = unsettled.by_consumer.get(&key).copied().unwrap_or_default();
+            assert_eq!(consumer.unacked, count, "unacked of {}", consumer.tag);
+            self.check_consumer(key, consumer);
+        }
+        for (id, queue) in &self.queues {
+            let unacked = unsettled.by_queue.remove(&id).unwrap_or_default();
+            self.check_queue(id, queue, &unacked);
+        }
+        self.check_exchanges();
+        self.check_replies();
+        self.check_log();
+    }
+
+    fn check_connection(&self, id: ConnectionId, connection: &Connection) {
+        let mut numbers = BTreeSet::new();
+        for key in connection.open_channels() {
+            assert!(!connection.closing, "a closing connection has no channels");
+            let channel = self.channels.get(key).expect("an open channel exists");
+            assert_eq!(channel.connection, id);
+            assert_eq!(connection.channel(channel.number), Slot::Open(key));
+            let consumers = channel.consumers.values().map(|&key| {
+                let consumer = self
+                    .consumers
+                    .get(key)
+                    .expect("a channel's consumer exists");
+                consumer.number
+            });
+            for number in consumers.chain(channel.reply.as_ref().map(|reply| reply.number)) {
+                assert!(numbers.insert(number), "consumer number {number} twice");
+            }
+        }
+        for queue in &connection.exclusive {
+            let queue = self.queues.get(*queue).expect("an exclusive queue exists");
+            assert_eq!(queue.exclusive, Some(id));
+        }
+        for (at, key) in connection.starved.iter().enumerate() {
+            let consumer = self.consumers.get(*key).expect("a starved consumer exists");
+            assert_eq!(consumer.standing, Standing::Starved);
+            assert_eq!(self.channels[consumer.channel].connection, id);
+            assert!(
+                !connection.starved.iter().skip(at + 1).any(|k| k == key),
+                "starved twice"
+            );
+        }
+        if !connection.starved.is_empty() {
+            assert!(
+                connection.outbox_bytes > 0,
+                "nobody starves before an empty outbox"
+            );
+        }
+        assert!(!connection.paused || connection.publishes && !connection.closing);
+    }
+
+    fn check_channel(&self, key: ChannelKey, channel: &Channel, unsettled: &mut Unsettled) {
+        let connection = self.connections.get(channel.connection);
+        let connection = connection.expect("a channel's connection exists");
+        assert_eq!(connection.channel(channel.number), Slot::Open(key));
+        let held: &[_] = match &channel.mode {
+            Mode::Tx(tx) => &tx.settles,
+            Mode::Plain | Mode::Confirm(_) => &[],
+        };
+        let said = held
+            .iter()
+            .flat_map(|settle| settle.deliveries.iter().map(|(_, delivery)| delivery));
+        let mut to_consumers = 0;
+        for Delivery {
+            queue,
+            consumer,
+            entry,
+        } in channel.unacked.iter().chain(said)
+        {
+            assert!(entry.deliveries > 0);
+            let fresh = unsettled
+                .by_queue
+                .entry(*queue)
+                .or_default()
+                .insert(entry.seq.0);
+            assert!(fresh, "{} is unacked twice", entry.seq);
+            if let Some(consumer) = consumer {
+                *unsettled.by_consumer.entry(*consumer).or_default() += 1;
+                to_consumers += 1;
+            }
+        }
+        assert_eq!(channel.consumer_unacked, to_consumers);
+        assert_eq!(channel.unacked.iter().count(), channel.unacked.len());
+        for (tag, consumer) in &channel.consumers {
+            let consumer = self
+                .consumers
+                .get(*consumer)
+                .expect("a channel's consumer exists");
+            assert_eq!((&consumer.tag, consumer.channel), (tag, key));
+        }
+        for (at, held) in channel.held.iter().enumerate() {
+            let consumer = self.consumers.get(*held).expect("a held consumer exists");
+            assert_eq!((consumer.standing, consumer.channel), (Standing::Held, key));
+            assert!(
+                !channel.held.iter().skip(at + 1).any(|k| k == held),
+                "held twice"
+            );
+        }
+        if !channel.held.is_empty() {
+            assert!(!channel.below_prefetch(), "held without a reason");
+        }
+    }
+
+    fn check_consumer(&self, key: ConsumerKey, consumer: &Consumer) {
+        let channel = self.channels.get(consumer.channel);
+        let channel = channel.expect("a consumer's channel exists");
+        assert_eq!(channel.consumers.get(&consumer.tag), Some(&key));
+        let queue = self
+            .queues
+            .get(consumer.queue)
+            .expect("a consumer's queue exists");
+        assert_eq!(
+            queue
+                .consumers
+                .iter()
+                .filter(|&&other| other == key)
+                .count(),
+            1
+        );
+        let in_ring = queue.ring.iter().filter(|&other| other == key).count();
+        assert_eq!(in_ring, usize::from(consumer.standing == Standing::Ring));
+        match consumer.standing {
+            Standing::Ring => {}
+            Standing::Blocked => assert!(!consumer.below_prefetch(), "blocked without a reason"),
+            Standing::Held => assert!(channel.held.contains(&key)),
+            Standing::Starved => {
+                assert!(self.connections[channel.connection].starved.contains(&key));
+            }
+        }
+    }
+
+    fn check_queue(&self, id: QueueId, queue: &Queue, unacked: &BTreeSet<u64>) {
+        assert_eq!(self.queue_names.get(&queue.name), Some(&id));
+        queue.index.check();
+        assert_eq!(queue.unacked, unacked.len(), "unacked of {}", queue.name);
+        for seq in queue.index.seqs() {
+            assert!(seq < queue.next_seq());
+            assert!(!unacked.contains(&seq.0), "{seq} is both ready and unacked");
+        }
+        for key in &queue.consumers {
+            assert_eq!(
+                self.consumers.get(*key).map(|consumer| consumer.queue),
+                Some(id)
+            );
+        }
+        if let Some(front) = queue.index.front() {
+            let cost = delivery_cost(&front.message);
+            assert!(
+                queue.ring.iter().next().is_none(),
+                "{}: a message of cost {cost} waits, and a consumer for it",
+                queue.name
+            );
+        }
+        assert!(!queue.exclusive_consumer || queue.consumers.len() == 1);
+        if let Some(owner) = queue.exclusive {
+            assert!(self.connections[owner].exclusive.contains(&id));
+            assert!(!queue.durable);
+        }
+        if queue.expiry.after_ms.is_some() && queue.consumers.is_empty() {
+            assert!(
+                queue.expiry.timer.is_some(),
+                "{} would never expire",
+                queue.name
+            );
+        }
+    }
+
+    fn check_exchanges(&self) {
+        assert_eq!(self.queue_names.len(), self.queues.len());
+        assert_eq!(self.exchange_names.len(), self.exchanges.len());
+        for (name, kind, _) in PREDECLARED {
+            let id = self.exchange_names[name];
+            assert_eq!(self.exchanges[id].kind, kind);
+        }
+        let mut bindings = 0;
+        for (id, exchange) in &self.exchanges {
+            assert_eq!(self.exchange_names.get(&exchange.name), Some(&id));
+            let mut census: BTreeMap<Destination, usize> = BTreeMap::new();
+            for binding in self.bindings.from(id) {
+                *census.entry(binding.destination).or_default() += 1;
+                assert!(self.bindings.to(binding.destination).contains(&binding));
+                assert!(match binding.destination {
+                    Destination::Queue(id) => self.queues.contains_key(id),
+                    Destination::Exchange(id) => self.exchanges.contains_key(id),
+                });
+                bindings += 1;
+            }
+            assert_eq!(
+                exchange.routes.census(),
+                census,
+                "bindings of {}",
+                exchange.name
+            );
+        }
+        assert_eq!(bindings, self.bindings.len());
+    }
+
+    fn check_replies(&self) {
+        let waiting = self
+            .channels
+            .iter()
+            .filter_map(|(key, channel)| Some((&channel.reply.as_ref()?.address, key)));
+        let mut count = 0;
+        for (address, key) in waiting {
+            assert_eq!(self.replies.get(address), Some(&key));
+            count += 1;
+        }
+        assert_eq!(count, self.replies.len());
+    }
+
+    fn check_log(&self) {
+        assert!(
+            self.durable <= self.lsn,
+            "nothing is safe before it is recorded"
+        );
+        assert!(
+            self.confirming.is_empty(),
+            "confirms leave at the end of the turn"
+        );
+        let mut awaiting = BTreeSet::new();
+        for key in &self.awaiting_log {
+            assert!(awaiting.insert(*key), "a channel awaits the log twice");
+        }
+        for (key, channel) in &self.channels {
+            assert_eq!(channel.confirming, awaiting.contains(&key));
+        }
+    }
+}
