@@ -23,8 +23,9 @@ use crate::vhost::Vhost;
 /// Slots of the cache. Bounds its memory together with the length of addresses (512 B).
 const CACHE_SLOTS: usize = 4_096;
 
-/// Longest route the cache keeps; longer ones are dominated by the copying anyway.
-const CACHED_QUEUES_MAX: usize = 64;
+/// Longest route that is remembered, so that neither the cache nor a memo for each of very many
+/// channels takes much memory; the cost of longer ones is in the copying anyway.
+const REMEMBERED_QUEUES_MAX: usize = 64;
 
 /// The address of a publish and what came of it.
 #[derive(Clone, Debug)]
@@ -140,16 +141,17 @@ impl Vhost {
         if !self.router.comes_again(address) {
             return None;
         }
+        if self.router.queues.len() > REMEMBERED_QUEUES_MAX {
+            return None;
+        }
         let memo = Memo {
             generation: self.router.generation,
             address: Arc::from(address),
             exchange,
             queues: Arc::from(self.router.queues.as_slice()),
         };
-        if memo.queues.len() <= CACHED_QUEUES_MAX {
-            let (at, _) = self.router.slot(address);
-            self.router.cache[at].memo = Some(memo.clone());
-        }
+        let (at, _) = self.router.slot(address);
+        self.router.cache[at].memo = Some(memo.clone());
         Some(memo)
     }
 

@@ -4,7 +4,7 @@
 //! refusals, records. What the methods of AMQP do is in `method/*`, how messages get to consumers
 //! in `delivery.rs`, where they go in `router.rs`, how queues and exchanges end in `removal.rs`.
 //!
-//! Invariants, asserted by [`Vhost::check`] in tests:
+//! Invariants, asserted by [`Vhost::check`] after each step of tests and simulations:
 //! - a queue with ready messages has no consumer that could take the first of them;
 //! - a message is in one queue's index or one channel's unacked, never both;
 //! - counts of consumers and unacked deliveries agree wherever they are kept.
@@ -15,7 +15,9 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use slotmap::{SecondaryMap, SlotMap};
 
-use leveret_codec::{ChannelCloseOk, ConnectionBlocked, ConnectionUnblocked, FieldTable, ShortStr};
+use leveret_codec::{
+    ChannelCloseOk, ConnectionBlocked, ConnectionUnblocked, FieldTable, ShortStr, TxCommitOk,
+};
 
 use crate::binding::Bindings;
 use crate::broker::{Limits, Options, Totals};
@@ -60,10 +62,10 @@ pub(crate) struct Vhost {
     /// Number of the last record, and of the last one known to be safe.
     pub(crate) lsn: Lsn,
     pub(crate) durable: Lsn,
-    /// Channels with publishes to confirm at the end of the turn.
-    confirming: Vec<ChannelKey>,
-    /// Channels whose confirms wait for the log.
-    awaiting_log: Vec<ChannelKey>,
+    /// Channels with publishes to confirm, or a commit to answer, at the end of the turn.
+    pub(crate) confirming: Vec<ChannelKey>,
+    /// Channels whose confirms or commit wait for the log.
+    pub(crate) awaiting_log: Vec<ChannelKey>,
     /// The resource alarm that is on, as shown to clients.
     alarm: Option<&'static str>,
     random: ChaCha20Rng,
@@ -148,6 +150,9 @@ impl Vhost {
             return;
         };
         connection.closing = true;
+        if std::mem::take(&mut connection.paused) {
+            fx.reading.push((id, false)); // for its close-ok
+        }
         let exclusive = std::mem::take(&mut connection.exclusive);
         let channels = connection.open_channels();
         for &channel in &channels {
@@ -398,21 +403,42 @@ impl Vhost {
         }
     }
 
+    /// The answer to `tx.commit` is due once this record is safe.
+    pub(crate) fn commit_when(&mut self, key: ChannelKey, due: Lsn) {
+        if let Some(channel) = self.channels.get_mut(key)
+            && let Mode::Tx(tx) = &mut channel.mode
+        {
+            tx.committing = Some(due);
+            channel.confirming = true;
+            self.confirming.push(key);
+        }
+    }
+
     /// The log has come this far.
     pub(crate) fn durable(&mut self, lsn: Lsn) {
         self.durable = self.durable.max(lsn);
         self.confirming.append(&mut self.awaiting_log);
     }
 
-    /// Sends the confirms that are due, one a channel.
+    /// Sends the confirms that are due, one a channel, and the answers to commits.
     pub(crate) fn flush_confirms(&mut self, fx: &mut Effects) {
         let mut confirming = std::mem::take(&mut self.confirming);
         for key in confirming.drain(..) {
             let Some(channel) = self.channels.get_mut(key) else {
                 continue;
             };
-            let Mode::Confirm(confirms) = &mut channel.mode else {
-                continue;
+            let confirms = match &mut channel.mode {
+                Mode::Confirm(confirms) => confirms,
+                Mode::Tx(tx) => {
+                    if tx.committing.is_some_and(|due| due > self.durable) {
+                        self.awaiting_log.push(key);
+                    } else if tx.committing.take().is_some() {
+                        channel.confirming = false;
+                        fx.method(channel.connection, channel.number, TxCommitOk {});
+                    }
+                    continue;
+                }
+                Mode::Plain => continue,
             };
             if let Some((delivery_tag, count)) = confirms.take_due(self.durable) {
                 self.metrics.confirmed += count;

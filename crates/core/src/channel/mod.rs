@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::channel::confirms::Confirms;
 use crate::channel::transaction::Transaction;
 use crate::channel::unacked::Unacked;
+use crate::error::AmqpError;
 use crate::ids::{ConnectionId, ConsumerKey};
 use crate::router::Memo;
 
@@ -88,6 +89,16 @@ impl Channel {
     /// The tag the next delivery will get.
     pub(crate) fn upcoming_tag(&self) -> u64 {
         self.last_tag + 1
+    }
+
+    /// 504 while a `tx.commit` waits for the log: the channel may only be closed then.
+    pub(crate) fn check_not_committing(&self) -> Result<(), AmqpError> {
+        match &self.mode {
+            Mode::Tx(tx) if tx.committing.is_some() => Err(AmqpError::channel_error(
+                "unexpected command while processing 'tx.commit'",
+            )),
+            Mode::Plain | Mode::Confirm(_) | Mode::Tx(_) => Ok(()),
+        }
     }
 
     /// Whether the channel as a whole lets its consumers have one more delivery to settle.

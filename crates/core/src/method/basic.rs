@@ -307,6 +307,7 @@ impl Vhost {
         let Some(channel) = self.channels.get_mut(from.key) else {
             return Ok(());
         };
+        channel.check_not_committing()?;
         if !multiple {
             let delivery = channel
                 .unacked

@@ -134,6 +134,9 @@ impl Vhost {
         method: Method<'static>,
         fx: &mut Effects,
     ) -> Result<(), AmqpError> {
+        if let Some(channel) = self.channels.get(from.key) {
+            channel.check_not_committing()?;
+        }
         match method {
             Method::ChannelFlow(m) => self.channel_flow(from, m.active, fx),
             // Answers to what we said; there is nothing to wait for.

@@ -51,6 +51,7 @@ impl Vhost {
         let Some(channel) = self.channels.get_mut(from.key) else {
             return Ok(());
         };
+        channel.check_not_committing()?;
         // The memo leaves its channel while the vhost is busy with the message.
         let memo = channel.memo.take();
         let known = self.remembered_route(memo.as_ref(), &message);

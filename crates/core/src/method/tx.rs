@@ -32,7 +32,8 @@ impl Vhost {
         Ok(())
     }
 
-    /// `tx.commit` (90, 20): publishes first, then settles; all their facts are one record.
+    /// `tx.commit` (90, 20): publishes first, then settles; all their facts are one record, and
+    /// the answer waits for it to be safe.
     ///
     /// # Errors
     /// `PRECONDITION_FAILED`: the channel is not transactional.
@@ -58,9 +59,11 @@ impl Vhost {
                 .map(|record| record.fact)
                 .collect();
             self.lsn = lsn;
-            self.record(Fact::Together(facts), fx);
+            let due = self.record(Fact::Together(facts), fx);
+            self.commit_when(from.key, due);
+        } else {
+            fx.method(from.connection, from.number, TxCommitOk {});
         }
-        fx.method(from.connection, from.number, TxCommitOk {});
         Ok(())
     }
 
