@@ -26,6 +26,15 @@ pub struct RawFrame<'a> {
     pub payload: &'a [u8],
 }
 
+/// How many bytes the frame that `bytes` start with takes up on the wire, envelope included, once
+/// its header is there. Nothing is judged: that is for [`split_frame`].
+#[must_use]
+pub fn frame_size(bytes: &[u8]) -> Option<usize> {
+    let mut header = (be_u8::<_, ()>, be_u16, be_u32);
+    let (_, (_, _, size)) = header.parse(bytes).ok()?;
+    usize::try_from(size).ok()?.checked_add(FRAME_OVERHEAD)
+}
+
 /// Finds the frame that `bytes` start with, and how many bytes it takes up.
 ///
 /// `None` means that more bytes are needed. A frame that is too large is refused as soon as its

@@ -66,7 +66,7 @@ pub use error::DecodeError;
 pub use field::{FieldTable, FieldValue, TABLE_DEPTH_MAX};
 pub use frame::{
     RawFrame, begin_frame, encode_body, encode_header, encode_heartbeat, encode_method, end_frame,
-    split_frame,
+    frame_size, split_frame,
 };
 pub use properties::{ContentHeader, Properties, PropertySummary, flags, parse_content_header};
 pub use raw_table::{RawTable, validate_table};

@@ -10,15 +10,17 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::BufMut as _;
+use leveret_codec::frame_size;
 use leveret_core::{AmqpError, Input, Mono, Outbound, Peer};
 use leveret_session::{Closing, Credentials, Ended, Login, Received, Session, Stop};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::config::accounts::User;
@@ -30,10 +32,11 @@ use crate::shard::internal_error;
 /// What one read may bring. More does not make it cheaper, but the others wait longer.
 const SCRATCH_BYTES: usize = 256 * 1_024;
 
-/// A rest longer than this is read on in place: only with frames that are larger than the default.
-const REST_COPIED_MAX: usize = 160 * 1_024;
+/// A rest longer than this stays where it is, and the remainder of its frame is read behind it;
+/// a shorter one is copied to the front of the next read.
+const REST_COPIED_MAX: usize = 8 * 1_024;
 
-/// Room made for each read then.
+/// Most octets read into the rest at once.
 const GROWTH_BYTES: usize = 128 * 1_024;
 
 /// An empty rest keeps this much memory.
@@ -314,20 +317,24 @@ impl<'a, R: AsyncRead + Unpin> Connection<'a, R> {
         })
     }
 
-    /// Reads on into the rest itself: a frame larger than the worker's buffer.
+    /// Reads the remainder of a large frame behind its beginning, and nothing else: so of a body
+    /// only what one read brought of it is copied once more.
     fn poll_read_on(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        let start = self.rest.len();
-        self.rest.resize(start + GROWTH_BYTES, 0);
-        let mut unread = ReadBuf::new(&mut self.rest[start..]);
-        let polled = Pin::new(&mut *self.reader).poll_read(cx, &mut unread);
-        let count = unread.filled().len();
-        self.rest.truncate(start + count);
-        match polled {
+        // The session has seen the frame's header and found its size acceptable.
+        let frame = frame_size(&self.rest).unwrap_or(0);
+        let missing = frame.saturating_sub(self.rest.len()).clamp(1, GROWTH_BYTES);
+        self.rest.reserve(missing);
+        let mut unread = (&mut self.rest).limit(missing);
+        let read = pin!(self.reader.read_buf(&mut unread));
+        match read.poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(error)) => Poll::Ready(Step::End(End::Broken(error))),
-            Poll::Ready(Ok(())) if count == 0 => Poll::Ready(Step::End(End::Eof)),
-            Poll::Ready(Ok(())) => {
+            Poll::Ready(Ok(0)) => Poll::Ready(Step::End(End::Eof)),
+            Poll::Ready(Ok(count)) => {
                 self.read_bytes += count as u64;
+                if self.rest.len() < frame {
+                    return Poll::Ready(Step::Again);
+                }
                 Poll::Ready(self.present_again())
             }
         }
@@ -550,11 +557,16 @@ impl<'a, R: AsyncRead + Unpin> Connection<'a, R> {
     }
 
     fn warn(&self, message: &'static str, error: &AmqpError) {
+        let Link {
+            number: connection,
+            peer,
+            ..
+        } = &*self.link;
         let user = self
             .link
             .identity()
             .map(|identity| tracing::field::debug(&identity.user));
-        tracing::warn!(connection = self.link.number, peer = %self.link.peer, user, %error, message);
+        tracing::warn!(connection, %peer, user, %error, "{message}");
     }
 
     fn log_end(&self, end: Option<&End>) {
