@@ -49,7 +49,8 @@ fuzz: ## Fuzz targets: their corpora, then FUZZ_SECONDS each
 
 .PHONY: bench
 bench: ## Measure against the relay, and RabbitMQ if it is installed
-	$(CARGO) run --release -p leveret-perf -- $(BENCH_ARGS)
+	$(CARGO) build --locked --release -p leveret -p leveret-perf
+	$(CARGO) run --locked --release -p leveret-perf -- bench $(BENCH_ARGS)
 
 .PHONY: nightly
 nightly: ## Up to 2 hours: known advisories, 100 times the property tests, 5 minutes a fuzz target
