@@ -9,7 +9,7 @@ CARGO ?= cargo
 ARGS ?=
 # What the load generator measures; `make bench BENCH_ARGS=--help` lists the choices.
 BENCH_ARGS ?=
-# Seconds for each fuzz target after its corpus has been run; 0 runs the corpus only.
+# Seconds for each fuzz target after its seeds have been run; 0 runs the seeds only.
 FUZZ_SECONDS ?= 5
 # For `make soak`.
 HOURS ?= 1
@@ -44,7 +44,7 @@ interop: ## Real clients of other languages against the real binary
 	interop-tests/run
 
 .PHONY: fuzz
-fuzz: ## Fuzz targets: their corpora, then FUZZ_SECONDS each
+fuzz: ## Fuzz targets: all seeds, then FUZZ_SECONDS each
 	tools/fuzz $(FUZZ_SECONDS)
 
 .PHONY: bench
