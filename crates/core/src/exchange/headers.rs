@@ -3,9 +3,13 @@
 //! A binding's arguments say which headers must be there; `x-match` says whether all or any of
 //! them (RabbitMQ's rules: keys starting with `x-` count only in the `-with-x` modes, a void value
 //! asks for the key alone, integers of different widths are equal).
+//!
+//! Bindings are found by the values they ask for, so the cost of a message is its own headers and
+//! the bindings that share a value with it, not all bindings there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use leveret_codec::{FieldTable, FieldValue, flags};
 
 use crate::binding::{Binding, Destination};
@@ -18,12 +22,24 @@ use crate::value::{equivalent, term};
 pub(super) struct Headers {
     /// Found by binding, because a queue that goes may take very many of them along.
     matchers: BTreeMap<Binding, Matcher>,
+    /// Header name, value, and who may match a message with that.
+    by_value: BTreeMap<String, BTreeMap<Scalar, BTreeSet<Binding>>>,
+    /// Who may match whatever values a message has.
+    others: BTreeSet<Binding>,
 }
 
 #[derive(Debug)]
 struct Matcher {
     mode: Mode,
     wanted: Vec<(String, Option<FieldValue>)>,
+}
+
+/// A value that a binding can be found by: equal exactly when [`equivalent`].
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Scalar {
+    Integer(i64),
+    Text(Bytes),
+    Boolean(bool),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -41,11 +57,40 @@ impl ExchangeType for Headers {
     }
 
     fn bind(&mut self, binding: &Binding) {
-        self.matchers.insert(binding.clone(), Matcher::new(binding));
+        let matcher = Matcher::new(binding);
+        match matcher.found_by() {
+            Some(pairs) => {
+                for (name, value) in pairs {
+                    let values = self.by_value.entry(name).or_default();
+                    values.entry(value).or_default().insert(binding.clone());
+                }
+            }
+            None => {
+                self.others.insert(binding.clone());
+            }
+        }
+        self.matchers.insert(binding.clone(), matcher);
     }
 
     fn unbind(&mut self, binding: &Binding) {
-        self.matchers.remove(binding);
+        let Some(matcher) = self.matchers.remove(binding) else {
+            return;
+        };
+        self.others.remove(binding);
+        for (name, value) in matcher.found_by().unwrap_or_default() {
+            let Some(values) = self.by_value.get_mut(&name) else {
+                continue;
+            };
+            if let Some(bindings) = values.get_mut(&value) {
+                bindings.remove(binding);
+                if bindings.is_empty() {
+                    values.remove(&value);
+                }
+            }
+            if values.is_empty() {
+                self.by_value.remove(&name);
+            }
+        }
     }
 
     fn route(&mut self, _: &str, message: &Message, to: &mut Vec<Destination>) {
@@ -54,11 +99,19 @@ impl ExchangeType for Headers {
         } else {
             message.properties().headers.unwrap_or_default()
         };
+        let candidates = headers
+            .iter()
+            .filter_map(|(name, value)| self.by_value.get(name)?.get(&scalar(value)?))
+            .flatten()
+            .chain(&self.others);
         to.extend(
-            self.matchers
-                .iter()
-                .filter(|(_, matcher)| matcher.matches(&headers))
-                .map(|(binding, _)| binding.destination),
+            candidates
+                .filter(|binding| {
+                    self.matchers
+                        .get(binding)
+                        .is_some_and(|matcher| matcher.matches(&headers))
+                })
+                .map(|binding| binding.destination),
         );
     }
 
@@ -94,6 +147,23 @@ impl Matcher {
         Self { mode, wanted }
     }
 
+    /// Headers of which a matching message has at least one; `None` if that cannot be said.
+    fn found_by(&self) -> Option<Vec<(String, Scalar)>> {
+        let mut pairs = self
+            .wanted
+            .iter()
+            .map(|(name, value)| Some((name.clone(), scalar(value.as_ref()?)?)));
+        match self.mode {
+            // One of them is enough: they must all be there.
+            Mode::All => pairs.flatten().next().map(|pair| vec![pair]),
+            // Nothing is wanted, so nothing matches: found by no header.
+            Mode::Any => pairs.try_fold(Vec::new(), |mut found, pair| {
+                found.push(pair?);
+                Some(found)
+            }),
+        }
+    }
+
     fn matches(&self, headers: &FieldTable) -> bool {
         let mut checks = self
             .wanted
@@ -107,6 +177,17 @@ impl Matcher {
             Mode::All => checks.all(|holds| holds),
             Mode::Any => checks.any(|holds| holds),
         }
+    }
+}
+
+fn scalar(value: &FieldValue) -> Option<Scalar> {
+    if let Some(integer) = value.as_i64() {
+        return Some(Scalar::Integer(integer));
+    }
+    match value {
+        FieldValue::LongString(text) => Some(Scalar::Text(text.clone())),
+        FieldValue::Bool(truth) => Some(Scalar::Boolean(*truth)),
+        _ => None,
     }
 }
 
@@ -126,5 +207,90 @@ fn mode(value: &FieldValue) -> Result<(Mode, bool), AmqpError> {
             value.amqp_type_name(),
             term(value)
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use leveret_codec::{Properties, RawTable};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ids::{ExchangeId, QueueId};
+
+    fn value() -> impl Strategy<Value = FieldValue> {
+        prop::sample::select(vec![
+            FieldValue::I32(1),
+            FieldValue::I64(1),
+            FieldValue::I64(2),
+            FieldValue::from("1"),
+            FieldValue::Bool(true),
+            FieldValue::F64(1.5),
+            FieldValue::Void,
+        ])
+    }
+
+    fn fields() -> impl Strategy<Value = FieldTable> {
+        let name = prop::sample::select(vec!["a", "b", "x-c"]);
+        let field = (name.prop_map(str::to_owned), value());
+        prop::collection::vec(field, 0..4).prop_map(|fields| fields.into_iter().collect())
+    }
+
+    fn binding(n: u64, mut arguments: FieldTable, mode: &str) -> Binding {
+        arguments.insert("x-match", mode);
+        Binding {
+            source: ExchangeId::default(),
+            destination: Destination::Queue(QueueId::from(slotmap::KeyData::from_ffi(1 << 32 | n))),
+            routing_key: Arc::from(""),
+            arguments: Arc::from(RawTable::from_table(&arguments).canonical()),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+        /// Looking only at bindings that share a value with the message misses none.
+        #[test]
+        fn the_index_finds_whatever_matches(
+            bindings in prop::collection::vec((fields(), 0usize..4, any::<bool>()), 1..12),
+            sent in fields(),
+        ) {
+            let modes = ["all", "any", "all-with-x", "any-with-x"];
+            let mut exchange = Headers::default();
+            let mut kept = Vec::new();
+            for (n, (arguments, mode, removed)) in bindings.into_iter().enumerate() {
+                let binding = binding(n as u64, arguments, modes[mode]);
+                exchange.bind(&binding);
+                kept.push((binding, removed));
+            }
+            for (binding, _) in kept.iter().filter(|(_, removed)| *removed) {
+                exchange.unbind(binding);
+            }
+            let empty = Properties { headers: Some(sent.clone()), ..Properties::default() };
+            let header = leveret_codec::ContentHeader {
+                class_id: 60,
+                body_size: 0,
+                flags: 0,
+                raw: &[],
+                summary: leveret_codec::PropertySummary::default(),
+            };
+            let message = Message::build(&mut Vec::new(), "x", "", &header, b"").with_properties(&empty);
+            let mut found = Vec::new();
+            exchange.route("", &message, &mut found);
+            found.sort();
+            found.dedup();
+            let expected: Vec<_> = kept
+                .iter()
+                .filter(|(binding, removed)| !removed && Matcher::new(binding).matches(&sent))
+                .map(|(binding, _)| binding.destination)
+                .collect();
+            prop_assert_eq!(found, expected);
+            for (binding, _) in kept.iter().filter(|(_, removed)| !removed) {
+                exchange.unbind(binding);
+            }
+            prop_assert!(exchange.by_value.is_empty() && exchange.others.is_empty());
+        }
     }
 }
