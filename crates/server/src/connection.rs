@@ -84,21 +84,16 @@ where
         writing.abort();
         return;
     };
-    match end {
+    // Shutting down writes if there is TLS, so it may have to wait as well.
+    let shutdown = tokio::time::timeout(LINGER, writer.shutdown());
+    let drain = tokio::time::timeout(LINGER, drain(&mut reader));
+    let _ = match end {
         // Said goodbye; a client that closes from several threads is confused by a socket that is
         // gone before it has read so.
-        Some(End::Written) => {
-            let _ = tokio::time::timeout(LINGER, drain(&mut reader)).await;
-            let _ = writer.shutdown().await; // the peer may be gone, which is just as well
-        }
-        Some(End::Session(Ended::NotAmqp { .. })) => {
-            let _ = writer.shutdown().await;
-            let _ = tokio::time::timeout(LINGER, drain(&mut reader)).await;
-        }
-        _ => {
-            let _ = writer.shutdown().await;
-        }
-    }
+        Some(End::Written) => drain.await.map(drop).and(shutdown.await.map(drop)),
+        Some(End::Session(Ended::NotAmqp { .. })) => shutdown.await.map(drop).and(drain.await),
+        _ => shutdown.await.map(drop), // the peer may be gone, which is just as well
+    };
 }
 
 /// Reads until the peer has closed its end.
@@ -231,10 +226,7 @@ impl<'a, R: AsyncRead + Unpin> Connection<'a, R> {
         if signals.has(Signals::EVICTED) && self.link.seat().is_none() {
             return Poll::Ready(Step::End(End::Evicted));
         }
-        if signals.has(Signals::CLOSING) && !self.closing {
-            self.closing = true;
-            self.session.closing_started(self.node.clock.mono());
-        }
+        self.notice_closing();
         // Once closing, what is read is thrown away, and close-ok must get through.
         self.hold(!self.closing && (signals.has(Signals::PAUSED) || self.link.is_full()));
         if let Poll::Ready(step) = self.poll_timer(cx) {
@@ -250,6 +242,14 @@ impl<'a, R: AsyncRead + Unpin> Connection<'a, R> {
             self.poll_read_on(cx)
         } else {
             self.poll_read(cx)
+        }
+    }
+
+    /// The session has to know that we are closing before it sees the answer.
+    fn notice_closing(&mut self) {
+        if !self.closing && self.link.signals().has(Signals::CLOSING) {
+            self.closing = true;
+            self.session.closing_started(self.node.clock.mono());
         }
     }
 
@@ -354,6 +354,7 @@ impl<'a, R: AsyncRead + Unpin> Connection<'a, R> {
 
     /// Has the session look at octets; returns how many it took and what follows.
     fn present(&mut self, input: &[u8]) -> (usize, Step) {
+        self.notice_closing(); // since the read: what was read may be the answer
         RECEIVED.with_borrow_mut(|received| {
             received.commands.reserve(self.batch_len);
             let used = self

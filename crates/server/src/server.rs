@@ -129,7 +129,8 @@ impl Server {
     /// but not for ever.
     pub async fn stop(self) {
         self.node.set_ready(false);
-        drop(self.listeners);
+        // To the end: a connection that is being accepted must be there to be asked.
+        self.listeners.stop().await;
         let connections = self.node.registry.len();
         tracing::info!(connections, "stopping");
         self.node.registry.evict_all(SHUTDOWN_REASON);
@@ -149,6 +150,13 @@ impl Server {
 impl Tasks {
     fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.push(tokio::spawn(task));
+    }
+
+    async fn stop(mut self) {
+        for task in self.0.drain(..) {
+            task.abort();
+            let _ = task.await; // says that it was cancelled
+        }
     }
 }
 

@@ -282,10 +282,10 @@ impl Vhost {
             "bug: a request made the broker's core panic"
         );
         if let Some(link) = link {
+            link.signal(Signals::CLOSING); // first, or the answer could come before it
             link.outbox.push(Outbound::CloseConnection {
                 error: Box::new(internal_error()),
             });
-            link.signal(Signals::CLOSING);
         }
     }
 
@@ -303,10 +303,10 @@ impl Vhost {
                 let closes = batch
                     .iter()
                     .any(|sent| matches!(sent, Outbound::CloseConnection { .. }));
-                link.outbox.append(batch);
                 if closes {
-                    link.signal(Signals::CLOSING);
+                    link.signal(Signals::CLOSING); // first, or the answer could come before it
                 }
+                link.outbox.append(batch);
             }
         });
         for (id, paused) in fx.reading.drain(..) {
@@ -382,13 +382,13 @@ fn log_event(vhost: &str, event: &Event, link: Option<&Link>) {
         }
         Event::QueueCreated { queue } => tracing::debug!(vhost, ?queue, "queue created"),
         Event::QueueDeleted { queue, ready } => {
-            tracing::debug!(vhost, ?queue, ready, "queue deleted")
+            tracing::debug!(vhost, ?queue, ready, "queue deleted");
         }
         Event::ExchangeCreated { exchange } => {
-            tracing::debug!(vhost, ?exchange, "exchange created")
+            tracing::debug!(vhost, ?exchange, "exchange created");
         }
         Event::ExchangeDeleted { exchange } => {
-            tracing::debug!(vhost, ?exchange, "exchange deleted")
+            tracing::debug!(vhost, ?exchange, "exchange deleted");
         }
     }
 }

@@ -45,7 +45,6 @@ fn a_publisher_is_told_and_no_longer_read_until_it_is_over() {
     ));
     bystander.consume("q");
     assert_eq!(bystander.answer().body, b"two");
-    broker.stop();
 }
 
 #[test]
@@ -56,5 +55,4 @@ fn without_an_alarm_nobody_is_blocked() {
     client.publish("q", b"one");
     client.declare_queue("q");
     assert!(!broker.server().node().memory_alarm());
-    broker.stop();
 }

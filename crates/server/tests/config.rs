@@ -1,5 +1,7 @@
 //! The program's command line and configuration file, as an operator meets them.
 
+#![allow(clippy::unwrap_used)] // also in helpers
+
 mod common;
 
 use std::fs;

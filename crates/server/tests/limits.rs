@@ -66,7 +66,6 @@ fn returns_that_nobody_reads_stop_the_publisher() {
     }
     writing.join().unwrap();
     publisher.declare_queue("q"); // all is well
-    broker.stop();
 }
 
 #[test]
@@ -78,15 +77,12 @@ fn a_message_larger_than_the_outbox_goes_through() {
     let mut publisher = broker.client();
     let sizes = [10, 60_000, 1 << 20, 50_000, 5, 3 << 20, 64 << 10, 1];
     for (n, size) in sizes.into_iter().enumerate() {
-        for frames in [message("q", &vec![n as u8; size])] {
-            publisher.stream.write_all(&frames).unwrap();
-        }
+        publisher.publish("q", &vec![n as u8; size]);
     }
     for (n, size) in sizes.into_iter().enumerate() {
         let body = consumer.answer().body;
         assert_eq!((body.len(), body[0]), (size, n as u8));
     }
-    broker.stop();
 }
 
 #[test]
@@ -97,11 +93,10 @@ fn a_frame_larger_than_the_read_buffer_goes_through() {
     client.consume("q");
     let body: Vec<u8> = (0..3 << 20).map(|n| (n % 251) as u8).collect();
     let mut writer = client.stream.try_clone().unwrap();
-    let frames = common::publish_frames("q", false, &body);
+    let frames = common::publish_in_pieces("q", false, &body, body.len());
     let writing = std::thread::spawn(move || writer.write_all(&frames).unwrap());
     assert!(client.answer().body == body, "octets were changed");
     writing.join().unwrap();
-    broker.stop();
 }
 
 #[test]
@@ -113,7 +108,6 @@ fn who_does_not_log_in_has_to_go() {
     half.stream.write_all(b"AMQP\0\0\x09\x01\x01\0\0").unwrap();
     half.rest().unwrap();
     drop(broker.client());
-    broker.stop();
 }
 
 #[test]
@@ -151,18 +145,4 @@ fn one_connection_too_many_is_told_so() {
         )
     );
     drop(first);
-    broker.stop();
-}
-
-/// A publish of any size in frames of the default size.
-fn message(routing_key: &str, body: &[u8]) -> Vec<u8> {
-    let mut frames = common::publish_frames(routing_key, false, &[]);
-    // The header's frame and the empty body frame are made anew.
-    let method = 8 + u32::from_be_bytes(frames[3..7].try_into().unwrap()) as usize;
-    frames.truncate(method);
-    leveret_codec::encode_header(&mut frames, 1, body.len() as u64, 0, &[]);
-    for piece in body.chunks(100_000) {
-        leveret_codec::encode_body(&mut frames, 1, piece);
-    }
-    frames
 }

@@ -42,7 +42,6 @@ fn a_message_goes_through() {
         publisher.rest().unwrap().is_empty(),
         "the socket is closed after close-ok"
     );
-    broker.stop();
 }
 
 #[test]
@@ -68,7 +67,6 @@ fn many_messages_arrive_in_order_however_they_are_cut() {
         assert_eq!(consumer.answer().body, n.to_string().into_bytes());
     }
     drop(writing.join().unwrap());
-    broker.stop();
 }
 
 #[test]
@@ -116,7 +114,6 @@ fn a_login_or_a_vhost_is_refused_in_rabbitmqs_words() {
         (close.reply_code, &*close.reply_text),
         (530, "NOT_ALLOWED - vhost nowhere not found")
     );
-    broker.stop();
 }
 
 #[test]
@@ -132,7 +129,6 @@ fn another_protocol_is_shown_ours() {
         answer.starts_with(b"AMQP") && answer.len() == 8,
         "{answer:?}"
     );
-    broker.stop();
 }
 
 #[test]
@@ -143,7 +139,6 @@ fn default_user_takes_the_place_of_guest() {
     let mut guest = Client::connect(broker.amqp());
     guest.give_credentials("guest", "guest");
     assert!(matches!(guest.answer().method, Method::ConnectionClose(_)));
-    broker.stop();
 }
 
 #[test]
@@ -176,5 +171,4 @@ fn health_and_metrics_are_there() {
         );
     }
     assert!(broker.http_get("/nothing").is_err());
-    broker.stop();
 }

@@ -1,6 +1,6 @@
 //! A broker in this process and a small client that talks to it in frames, with blocking sockets.
 
-#![allow(dead_code)] // each test uses its part
+#![allow(dead_code, clippy::unwrap_used)] // each test uses its part
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -19,18 +19,18 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// No answer takes this long, however busy the machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A broker on free ports of this machine.
-pub struct Broker {
-    pub server: Option<Server>,
-    pub runtime: Runtime,
+pub(crate) struct Broker {
+    pub(crate) server: Option<Server>,
+    pub(crate) runtime: Runtime,
     _data_dir: TempDir,
 }
 
 impl Broker {
     /// With the default settings but for these.
-    pub fn start(settings: &[(&'static str, &str)]) -> Self {
+    pub(crate) fn start(settings: &[(&'static str, &str)]) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         let mut flags = BTreeMap::from([
             ("amqp_listen", "127.0.0.1:0".to_owned()),
@@ -59,16 +59,16 @@ impl Broker {
         }
     }
 
-    pub fn server(&self) -> &Server {
+    pub(crate) fn server(&self) -> &Server {
         self.server.as_ref().unwrap()
     }
 
-    pub fn amqp(&self) -> SocketAddr {
+    pub(crate) fn amqp(&self) -> SocketAddr {
         self.server().amqp_addr().unwrap()
     }
 
     /// A client with a channel.
-    pub fn client(&self) -> Client<TcpStream> {
+    pub(crate) fn client(&self) -> Client<TcpStream> {
         let mut client = Client::connect(self.amqp());
         client.log_in("guest", "guest", "/");
         client.open_channel(1);
@@ -76,34 +76,34 @@ impl Broker {
     }
 
     /// Body of the answer, whatever its status.
-    pub fn http_get(&self, path: &str) -> Result<String, String> {
+    pub(crate) fn http_get(&self, path: &str) -> Result<String, String> {
         let address = self.server().http_addr().unwrap();
         leveret::health::check(&format!("http://{address}{path}"))
     }
 
     /// Stops it and waits until it has.
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.runtime.block_on(self.server.take().unwrap().stop());
     }
 }
 
 /// A connection, seen as frames.
-pub struct Client<S> {
-    pub stream: S,
+pub(crate) struct Client<S> {
+    pub(crate) stream: S,
     input: Vec<u8>,
     output: Vec<u8>,
 }
 
 /// A method and, if it carries one, its content's body.
 #[derive(Debug)]
-pub struct Answer {
-    pub channel: u16,
-    pub method: Method<'static>,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) channel: u16,
+    pub(crate) method: Method<'static>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Client<TcpStream> {
-    pub fn connect(address: SocketAddr) -> Self {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -112,7 +112,7 @@ impl Client<TcpStream> {
 }
 
 impl<S: Read + Write> Client<S> {
-    pub fn over(stream: S) -> Self {
+    pub(crate) fn over(stream: S) -> Self {
         Self {
             stream,
             input: Vec::new(),
@@ -121,7 +121,7 @@ impl<S: Read + Write> Client<S> {
     }
 
     /// From the protocol header to `open-ok`, with every capability.
-    pub fn log_in(&mut self, user: &str, password: &str, vhost: &str) {
+    pub(crate) fn log_in(&mut self, user: &str, password: &str, vhost: &str) {
         self.give_credentials(user, password);
         let Method::ConnectionTune(tune) = self.answer().method else {
             panic!("no tune")
@@ -146,18 +146,18 @@ impl<S: Read + Write> Client<S> {
     }
 
     /// Up to the answer to `start-ok`.
-    pub fn give_credentials(&mut self, user: &str, password: &str) {
+    pub(crate) fn give_credentials(&mut self, user: &str, password: &str) {
         self.stream.write_all(&PROTOCOL_HEADER).unwrap();
         let answer = self.answer().method;
         assert!(matches!(answer, Method::ConnectionStart(_)), "{answer:?}");
-        let capabilities: FieldTable = [
+        let mut capabilities = FieldTable::default();
+        for name in [
             "authentication_failure_close",
             "connection.blocked",
             "consumer_cancel_notify",
-        ]
-        .into_iter()
-        .map(|name| (name.into(), FieldValue::Bool(true)))
-        .collect();
+        ] {
+            capabilities.insert(name, FieldValue::Bool(true));
+        }
         let mut properties = FieldTable::default();
         properties.insert("capabilities", FieldValue::Table(capabilities));
         self.send(
@@ -171,13 +171,13 @@ impl<S: Read + Write> Client<S> {
         );
     }
 
-    pub fn open_channel(&mut self, channel: u16) {
+    pub(crate) fn open_channel(&mut self, channel: u16) {
         self.send(channel, ChannelOpen::default());
         let answer = self.answer().method;
         assert!(matches!(answer, Method::ChannelOpenOk(_)), "{answer:?}");
     }
 
-    pub fn declare_queue(&mut self, name: &str) {
+    pub(crate) fn declare_queue(&mut self, name: &str) {
         self.send(
             1,
             QueueDeclare {
@@ -190,7 +190,7 @@ impl<S: Read + Write> Client<S> {
     }
 
     /// Consumes without acknowledgements.
-    pub fn consume(&mut self, queue: &str) {
+    pub(crate) fn consume(&mut self, queue: &str) {
         self.send(
             1,
             BasicConsume {
@@ -203,20 +203,20 @@ impl<S: Read + Write> Client<S> {
         assert!(matches!(answer, Method::BasicConsumeOk(_)), "{answer:?}");
     }
 
-    pub fn publish(&mut self, routing_key: &str, body: &[u8]) {
+    pub(crate) fn publish(&mut self, routing_key: &str, body: &[u8]) {
         self.stream
             .write_all(&publish_frames(routing_key, false, body))
             .unwrap();
     }
 
-    pub fn send(&mut self, channel: u16, method: impl Into<Method<'static>>) {
+    pub(crate) fn send(&mut self, channel: u16, method: impl Into<Method<'static>>) {
         self.output.clear();
         encode_method(&mut self.output, channel, &method.into());
         self.stream.write_all(&self.output).unwrap();
     }
 
     /// The next method, with its content; heartbeats are passed over.
-    pub fn answer(&mut self) -> Answer {
+    pub(crate) fn answer(&mut self) -> Answer {
         let (kind, channel, payload) = self.frame();
         assert_eq!(kind, FRAME_METHOD);
         let method = Method::parse(&payload).unwrap().into_owned();
@@ -239,7 +239,7 @@ impl<S: Read + Write> Client<S> {
     }
 
     /// Whatever comes until the broker closes the socket.
-    pub fn rest(&mut self) -> io::Result<Vec<u8>> {
+    pub(crate) fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = std::mem::take(&mut self.input);
         self.stream.read_to_end(&mut rest)?;
         Ok(rest)
@@ -263,8 +263,18 @@ impl<S: Read + Write> Client<S> {
     }
 }
 
-/// A publish to the default exchange on channel 1.
-pub fn publish_frames(routing_key: &str, mandatory: bool, body: &[u8]) -> Vec<u8> {
+/// A publish to the default exchange on channel 1, in frames of the default size.
+pub(crate) fn publish_frames(routing_key: &str, mandatory: bool, body: &[u8]) -> Vec<u8> {
+    publish_in_pieces(routing_key, mandatory, body, 100_000)
+}
+
+/// The same with so many octets of the body in each frame.
+pub(crate) fn publish_in_pieces(
+    routing_key: &str,
+    mandatory: bool,
+    body: &[u8],
+    piece: usize,
+) -> Vec<u8> {
     let publish = BasicPublish {
         routing_key: short(routing_key),
         mandatory,
@@ -273,24 +283,26 @@ pub fn publish_frames(routing_key: &str, mandatory: bool, body: &[u8]) -> Vec<u8
     let mut frames = Vec::new();
     encode_method(&mut frames, 1, &publish.into());
     encode_header(&mut frames, 1, body.len() as u64, 0, &[]);
-    encode_body(&mut frames, 1, body);
+    for piece in body.chunks(piece) {
+        encode_body(&mut frames, 1, piece);
+    }
     frames
 }
 
-pub fn short(text: &str) -> ShortStr<'static> {
+pub(crate) fn short(text: &str) -> ShortStr<'static> {
     ShortStr::new(text.to_owned()).unwrap()
 }
 
 /// `leveret` as a program, with its standard error as lines.
-pub struct Program {
-    pub child: std::process::Child,
+pub(crate) struct Program {
+    pub(crate) child: std::process::Child,
     lines: std::sync::mpsc::Receiver<String>,
     _data_dir: Arc<TempDir>,
 }
 
 impl Program {
     /// Starts it on free ports, in a directory of its own.
-    pub fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let data_dir = Arc::new(tempfile::tempdir().unwrap());
         let mut child = command()
             .args([
@@ -322,7 +334,7 @@ impl Program {
     }
 
     /// The next line with this text in it.
-    pub fn line_with(&self, text: &str) -> String {
+    pub(crate) fn line_with(&self, text: &str) -> String {
         loop {
             let line = self
                 .lines
@@ -335,11 +347,11 @@ impl Program {
     }
 
     /// All lines that are left once it has ended.
-    pub fn lines_left(&self) -> Vec<String> {
+    pub(crate) fn lines_left(&self) -> Vec<String> {
         self.lines.iter().collect()
     }
 
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).unwrap();
     }
@@ -353,7 +365,7 @@ impl Drop for Program {
 }
 
 /// The program, with nothing of this environment that it would listen to.
-pub fn command() -> std::process::Command {
+pub(crate) fn command() -> std::process::Command {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_leveret"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LEVERET_")) {
         command.env_remove(name);
