@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use leveret_codec::{FieldTable, FieldValue, flags};
+use slotmap::{DefaultKey, SlotMap};
 
 use crate::binding::{Binding, Destination};
 use crate::error::AmqpError;
@@ -20,18 +21,22 @@ use crate::value::{equivalent, term};
 
 #[derive(Debug, Default)]
 pub(super) struct Headers {
+    matchers: SlotMap<DefaultKey, Matcher>,
     /// Found by binding, because a queue that goes may take very many of them along.
-    matchers: BTreeMap<Binding, Matcher>,
+    by_binding: BTreeMap<Binding, DefaultKey>,
     /// Header name, value, and who may match a message with that.
-    by_value: BTreeMap<String, BTreeMap<Scalar, BTreeSet<Binding>>>,
+    by_value: BTreeMap<String, BTreeMap<Scalar, BTreeSet<DefaultKey>>>,
     /// Who may match whatever values a message has.
-    others: BTreeSet<Binding>,
+    others: BTreeSet<DefaultKey>,
 }
 
 #[derive(Debug)]
 struct Matcher {
+    destination: Destination,
     mode: Mode,
     wanted: Vec<(String, Option<FieldValue>)>,
+    /// What it is found by in `by_value`; `None` if it is one of the others.
+    found_by: Option<Vec<(String, Scalar)>>,
 }
 
 /// A value that a binding can be found by: equal exactly when [`equivalent`].
@@ -57,33 +62,38 @@ impl ExchangeType for Headers {
     }
 
     fn bind(&mut self, binding: &Binding) {
-        let matcher = Matcher::new(binding);
-        match matcher.found_by() {
+        let mut matcher = Matcher::new(binding);
+        matcher.found_by = self.choose(&matcher);
+        let found_by = matcher.found_by.clone();
+        let key = self.matchers.insert(matcher);
+        self.by_binding.insert(binding.clone(), key);
+        match found_by {
             Some(pairs) => {
                 for (name, value) in pairs {
                     let values = self.by_value.entry(name).or_default();
-                    values.entry(value).or_default().insert(binding.clone());
+                    values.entry(value).or_default().insert(key);
                 }
             }
             None => {
-                self.others.insert(binding.clone());
+                self.others.insert(key);
             }
         }
-        self.matchers.insert(binding.clone(), matcher);
     }
 
     fn unbind(&mut self, binding: &Binding) {
-        let Some(matcher) = self.matchers.remove(binding) else {
+        let key = self.by_binding.remove(binding);
+        let Some((key, matcher)) = key.and_then(|key| Some((key, self.matchers.remove(key)?)))
+        else {
             return;
         };
-        self.others.remove(binding);
-        for (name, value) in matcher.found_by().unwrap_or_default() {
+        self.others.remove(&key);
+        for (name, value) in matcher.found_by.unwrap_or_default() {
             let Some(values) = self.by_value.get_mut(&name) else {
                 continue;
             };
-            if let Some(bindings) = values.get_mut(&value) {
-                bindings.remove(binding);
-                if bindings.is_empty() {
+            if let Some(keys) = values.get_mut(&value) {
+                keys.remove(&key);
+                if keys.is_empty() {
                     values.remove(&value);
                 }
             }
@@ -104,15 +114,10 @@ impl ExchangeType for Headers {
             .filter_map(|(name, value)| self.by_value.get(name)?.get(&scalar(value)?))
             .flatten()
             .chain(&self.others);
-        to.extend(
-            candidates
-                .filter(|binding| {
-                    self.matchers
-                        .get(binding)
-                        .is_some_and(|matcher| matcher.matches(&headers))
-                })
-                .map(|binding| binding.destination),
-        );
+        let matching = candidates
+            .filter_map(|&key| self.matchers.get(key))
+            .filter(|matcher| matcher.matches(&headers));
+        to.extend(matching.map(|matcher| matcher.destination));
     }
 
     fn looks_at_content(&self) -> bool {
@@ -121,10 +126,37 @@ impl ExchangeType for Headers {
 
     fn census(&self) -> BTreeMap<Destination, usize> {
         let mut census = BTreeMap::new();
-        for binding in self.matchers.keys() {
+        for binding in self.by_binding.keys() {
             *census.entry(binding.destination).or_default() += 1;
         }
         census
+    }
+}
+
+impl Headers {
+    /// Headers of which every message that matches has at least one; `None` if there are none.
+    fn choose(&self, matcher: &Matcher) -> Option<Vec<(String, Scalar)>> {
+        let mut pairs = matcher
+            .wanted
+            .iter()
+            .map(|(name, value)| Some((name.clone(), scalar(value.as_ref()?)?)));
+        match matcher.mode {
+            // Any one will do, as they must all be there: the one that fewest others chose.
+            Mode::All => {
+                let chosen = pairs.flatten().min_by_key(|pair| self.sharers(pair));
+                chosen.map(|pair| vec![pair])
+            }
+            // All are needed, as one is enough to match. Nothing wanted is nothing matched.
+            Mode::Any => pairs.try_fold(Vec::new(), |mut found, pair| {
+                found.push(pair?);
+                Some(found)
+            }),
+        }
+    }
+
+    fn sharers(&self, (name, value): &(String, Scalar)) -> usize {
+        let keys = self.by_value.get(name).and_then(|values| values.get(value));
+        keys.map_or(0, BTreeSet::len)
     }
 }
 
@@ -144,23 +176,11 @@ impl Matcher {
                 (key.to_owned(), value)
             })
             .collect();
-        Self { mode, wanted }
-    }
-
-    /// Headers of which a matching message has at least one; `None` if that cannot be said.
-    fn found_by(&self) -> Option<Vec<(String, Scalar)>> {
-        let mut pairs = self
-            .wanted
-            .iter()
-            .map(|(name, value)| Some((name.clone(), scalar(value.as_ref()?)?)));
-        match self.mode {
-            // One of them is enough: they must all be there.
-            Mode::All => pairs.flatten().next().map(|pair| vec![pair]),
-            // Nothing is wanted, so nothing matches: found by no header.
-            Mode::Any => pairs.try_fold(Vec::new(), |mut found, pair| {
-                found.push(pair?);
-                Some(found)
-            }),
+        Self {
+            destination: binding.destination,
+            mode,
+            wanted,
+            found_by: None,
         }
     }
 
