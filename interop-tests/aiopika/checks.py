@@ -458,6 +458,9 @@ async def _(conn, ch):
         held = await inbox.take(5)
         expect((left, 0), (await ready(ch, q), inbox.messages.qsize()), "ready, delivered beyond")
         await held[-1].ack(multiple=True)
+    await ch.set_qos(prefetch_count=8, global_=True)
+    await inbox.take(8)
+    expect((2, 0), (await ready(ch, q), inbox.messages.qsize()), "ready, delivered beyond")
 
 
 async def returns_to_its_place(ch, settle):

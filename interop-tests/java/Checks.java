@@ -662,6 +662,11 @@ public final class Checks {
         expect(List.of(left, 0), List.of(s.ready(q), tags.size()));
         s.ch.basicAck(last, true);
       }
+      s.ch.basicQos(8, true);
+      for (int n = 0; n < 8; n++) {
+        next(tags, "a delivery");
+      }
+      expect(List.of(2, 0), List.of(s.ready(q), tags.size()));
     });
     ok("consume.nack_requeue", s -> {
       String q = s.queue();

@@ -102,10 +102,11 @@ def _(conn):
         beating.connect()
         end = time.monotonic() + 3.5
         while time.monotonic() < end:
+            beating.heartbeat_check(rate=2)
             try:
-                beating.drain_events(timeout=0.5)
+                beating.drain_events(timeout=0.25)
             except socket.timeout:
-                beating.heartbeat_check(rate=2)
+                pass  # nothing to do but to beat
         queue(beating, "q-heartbeat")
 
 
@@ -210,6 +211,7 @@ def _(conn):
     expect(["a", "b", "c"], [m.payload for m in inbox.wait(3)])
     for message in inbox.messages:
         message.ack()
+    inbox.consumer.cancel()
     expect(0, q.delete(), "left")
 
 
@@ -256,6 +258,14 @@ def _(conn):
         expect(inbox.consumer._active_tags[q.name], error.reply_text)
     else:
         raise Wrong("expected ConsumerCancelled got none")
+
+
+@check("queue.delete_with_consumer")
+def _(conn):
+    # delete-ok comes before the basic.cancel for this channel's own consumer: kombu fails at the cancel.
+    q = queue(conn, "q-consumed")
+    Inbox(conn, q)
+    expect(0, q.delete(), "left")
 
 
 @check("route.fanout")

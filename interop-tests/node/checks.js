@@ -521,6 +521,9 @@ check('consume.prefetch_channel', async (s) => {
     expect([left, 0], [await s.ready(q), inbox.messages.length]);
     s.ch.ack(held[4], true);
   }
+  await s.ch.prefetch(8, true);
+  await inbox.seen(8);
+  expect([2, 0], [await s.ready(q), inbox.messages.length]);
 });
 
 for (const [checkName, settle] of [

@@ -457,6 +457,9 @@ def _(conn, ch):
     ch.basic_ack(5, multiple=True)
     until(conn, lambda: delivered() >= 10, "10 deliveries")
     expect((10, 10), (ready(ch, q), delivered()), "ready, delivered")
+    ch.basic_qos(prefetch_count=8, global_qos=True)
+    until(conn, lambda: delivered() >= 13, "13 deliveries")
+    expect((7, 13), (ready(ch, q), delivered()), "ready, delivered")
 
 
 def returns_to_its_place(ch, settle):

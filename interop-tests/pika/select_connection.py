@@ -601,6 +601,9 @@ async def _(conn, ch):
         held = await inbox.take(5)
         expect((left, 0), (await ch.ready(q), len(inbox.items)), "ready, delivered beyond")
         ch.pika.basic_ack(held[-1][0].delivery_tag, multiple=True)
+    await ch.call("basic_qos", prefetch_count=8, global_qos=True)
+    await inbox.take(8)
+    expect((2, 0), (await ch.ready(q), len(inbox.items)), "ready, delivered beyond")
 
 
 async def returns_to_its_place(ch, settle):

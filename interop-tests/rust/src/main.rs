@@ -582,7 +582,14 @@ async fn consume_checks(t: &mut Checks) {
             expect(true, future::poll_once(both.next()).await.is_none())?;
             s.ch.basic_ack(last, BasicAckOptions { multiple: true }).await?;
         }
-        Ok(())
+        s.ch.basic_qos(8, BasicQosOptions { global: true }).await?;
+        for _ in 0..8 {
+            let Ok(Some(Ok(_))) = tokio::time::timeout(PATIENCE, both.next()).await else {
+                return wrong("expected 8 deliveries got fewer".into());
+            };
+        }
+        expect(2, s.ready(&q).await?)?;
+        expect(true, future::poll_once(both.next()).await.is_none())
     })
     .await;
     t.ok("consume.channel_close_requeues", async |s| {

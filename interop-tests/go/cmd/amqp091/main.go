@@ -509,6 +509,11 @@ func consumeChecks(ok okAdder, fails failingAdder, add adder) {
 			Expect([]int{left, 0}, []int{s.ready(q), len(deliveries[0]) + len(deliveries[1])})
 			Must(s.Ack(tag, true))
 		}
+		Must(s.Qos(8, 0, true))
+		for range 8 {
+			either()
+		}
+		Expect([]int{2, 0}, []int{s.ready(q), len(deliveries[0]) + len(deliveries[1])})
 	})
 	returns := func(settle func(d amqp.Delivery) error) func(session) {
 		return func(s session) {
