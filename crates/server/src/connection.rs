@@ -616,3 +616,22 @@ async fn yield_to_all() {
     })
     .await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_what_panicked_and_nothing_else() {
+        async fn panics() -> u8 {
+            yield_to_all().await;
+            panic!("on purpose")
+        }
+        async fn does_not() -> u8 {
+            yield_to_all().await;
+            7
+        }
+        assert_eq!(guard(panics()).await, None);
+        assert_eq!(guard(does_not()).await, Some(7));
+    }
+}

@@ -69,6 +69,32 @@ fn returns_that_nobody_reads_stop_the_publisher() {
 }
 
 #[test]
+fn a_consumer_that_does_not_read_leaves_messages_in_the_queue() {
+    const COUNT: usize = 12_000;
+    const BODY: [u8; 4_096] = [0; 4_096];
+
+    let broker = Broker::start(&[]);
+    let mut consumer = broker.client();
+    consumer.declare_queue("q");
+    consumer.consume("q");
+    let mut publisher = broker.client();
+    for _ in 0..COUNT {
+        publisher.publish("q", &BODY);
+    }
+    publisher.declare_queue("q"); // its answer comes after all publishes
+    let shard = &broker.server().node().shards["/"];
+    let (_, totals) = shard.snapshot();
+    let handed_out = COUNT - totals.ready;
+    assert!(
+        handed_out * BODY.len() < SOCKET_BUFFERS_BYTES + (2 << 20),
+        "{handed_out} messages were handed out"
+    );
+    for n in 0..COUNT {
+        assert_eq!(consumer.answer().body.len(), BODY.len(), "{n}");
+    }
+}
+
+#[test]
 fn a_message_larger_than_the_outbox_goes_through() {
     let broker = Broker::start(&[("outbox_max", "64KiB"), ("message_size_max", "4MiB")]);
     let mut consumer = broker.client();
