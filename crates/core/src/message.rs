@@ -226,6 +226,12 @@ impl Draft {
         self.missing
     }
 
+    /// Octets that have been kept so far: properties, and what has arrived of the body.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.block.len()
+    }
+
     /// Adds what one body frame brought; false (and nothing added) if it is more than was announced.
     #[must_use]
     pub fn push(&mut self, payload: &[u8]) -> bool {

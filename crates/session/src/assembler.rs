@@ -108,6 +108,14 @@ impl Assembly {
         }
     }
 
+    /// Octets held of a content whose header has come and whose end has not.
+    pub(crate) fn unfinished_bytes(&self) -> usize {
+        match self {
+            Self::Method | Self::Header(_) => 0,
+            Self::Body(unfinished) => unfinished.draft.held_bytes(),
+        }
+    }
+
     /// 505 for a frame other than the one that is waited for.
     #[cold]
     pub(crate) fn expected(&self) -> Failure {

@@ -24,6 +24,8 @@ use crate::session::Received;
 #[derive(Debug, Default)]
 pub(crate) struct Channels {
     open: Vec<Channel>, // by number
+    /// Octets held of contents of which a header has come and the end has not.
+    unfinished_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -163,7 +165,14 @@ impl Channels {
         let State::Open(assembly) = &mut channel.state else {
             return Ok(());
         };
-        match assembly.content(frame, limits, out) {
+        let before = assembly.unfinished_bytes();
+        let outcome = assembly.content(frame, limits, out);
+        self.unfinished_bytes += assembly.unfinished_bytes();
+        self.unfinished_bytes -= before;
+        if self.unfinished_bytes as u64 > limits.unfinished_bytes_max() {
+            return Err(too_much_unfinished(limits.unfinished_bytes_max()));
+        }
+        match outcome {
             Err(Failure::Refused(error)) if error.code.scope() == Scope::Channel => {
                 channel.state = State::Refused;
                 let error = Box::new(error);
@@ -185,7 +194,9 @@ impl Channels {
         out: &mut Received,
     ) -> Result<(), Failure> {
         forward(frame, out)?;
-        self.open.remove(at);
+        if let State::Open(assembly) = self.open.remove(at).state {
+            self.unfinished_bytes -= assembly.unfinished_bytes();
+        }
         Ok(())
     }
 
@@ -288,5 +299,15 @@ fn too_many_channels(channel_max: u16) -> Failure {
         "number of channels opened ({channel_max}) has reached the negotiated channel_max \
          ({channel_max})"
     ))
+    .into()
+}
+
+/// RabbitMQ has no such limit; the code is what the specification has for it.
+#[cold]
+fn too_much_unfinished(limit: u64) -> Failure {
+    AmqpError::resource_error(format_args!(
+        "contents that are not complete take more than {limit} octets"
+    ))
+    .of_method(BasicPublish::ID)
     .into()
 }

@@ -57,7 +57,8 @@ impl Default for SessionConfig {
 }
 
 /// Extensions of the protocol that we speak, under RabbitMQ's names.
-const CAPABILITIES: [&str; 9] = [
+const CAPABILITIES: [&str; 10] = [
+    "accept_consumer_cancel_ok",
     "authentication_failure_close",
     "basic.nack",
     "connection.blocked",

@@ -15,6 +15,11 @@ const HANDSHAKE_TABLE_DEPTH_MAX: usize = 16;
 /// Largest body whatever the configuration says, in octets; RabbitMQ's hard limit too.
 pub(crate) const BODY_SIZE_CAP: u64 = 512 << 20;
 
+/// Contents that are not complete, of all channels of one connection together, in octets: each
+/// channel may have one, and two thousand of the largest would be too much to hold. One message
+/// of the largest size always fits.
+const UNFINISHED_BYTES_MAX: u64 = 64 << 20;
+
 /// What holds for one connection. Before `connection.tune-ok`: what we offer.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
@@ -37,6 +42,12 @@ impl Limits {
             heartbeat_s: config.heartbeat_s,
             message_size_max: config.message_size_max.min(BODY_SIZE_CAP),
         }
+    }
+
+    /// Octets that may be held of contents that are not complete.
+    pub(crate) fn unfinished_bytes_max(&self) -> u64 {
+        // The properties of a message come in one frame.
+        self.message_size_max.max(UNFINISHED_BYTES_MAX) + u64::from(self.frame_max)
     }
 
     /// Takes over what the client wants, if that is within what we offered.

@@ -484,3 +484,40 @@ fn a_long_refusal_shows_the_beginning_of_what_it_refuses() {
             .starts_with("FRAME_ERROR - cannot decode <<0,0,255,120,120,")
     );
 }
+
+#[test]
+fn contents_that_are_begun_on_many_channels_and_never_ended_are_bounded() {
+    const PIECE: usize = 131_000;
+    const PIECES: usize = 60; // of 61 announced, so 7.9 MB a channel
+
+    let begin = |channel| {
+        let mut client = Client::new()
+            .open_channel(channel)
+            .publish(channel, "k")
+            .header(channel, (PIECE * (PIECES + 1)) as u64);
+        for _ in 0..PIECES {
+            client = client.body(channel, &[7; PIECE]);
+        }
+        client
+    };
+    let mut server = Server::after(&Client::logged_in());
+    for channel in 1..=8 {
+        server.read(&begin(channel).0);
+    }
+    // What comes to an end, in whatever way, no longer counts.
+    server.read(&Client::new().body(1, &[7; PIECE]).0);
+    server.read(&Client::new().method(2, ChannelCloseOk {}).0);
+    for channel in 9..=10 {
+        server.read(&begin(channel).0);
+    }
+    assert_eq!(server.closings, []);
+    assert!(matches!(server.commands[8], Command::Publish { .. }));
+
+    server.read(&begin(11).0);
+    let error = server.refusal();
+    assert_eq!((error.code.value(), error.method), (506, PUBLISH));
+    assert_eq!(
+        error.text,
+        "RESOURCE_ERROR - contents that are not complete take more than 67239936 octets"
+    );
+}

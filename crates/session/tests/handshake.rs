@@ -95,6 +95,7 @@ fn start_says_who_we_are_and_what_we_can_do() {
         .collect();
     #[rustfmt::skip]
     assert_eq!(named, [
+        ("accept_consumer_cancel_ok",    Some(true)),
         ("authentication_failure_close", Some(true)),
         ("basic.nack",                   Some(true)),
         ("connection.blocked",           Some(true)),
