@@ -123,7 +123,7 @@ settings! {
     /// Most channels of one connection, as agreed with each client.
     channel_max: u16 = "2047", in "1" ..= "65535";
 
-    /// Offered heartbeat; a client that is silent twice as long is gone. `0s` offers none.
+    /// Offered heartbeat; a client that is silent three times as long is gone. `0s` offers none.
     ///
     /// The client has the last word. Whole seconds.
     heartbeat: Span = "60s", in "0s" ..= "65535s";

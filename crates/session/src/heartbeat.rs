@@ -5,6 +5,13 @@
 
 use leveret_core::Mono;
 
+/// How long a peer may be silent, in milliseconds for each second of its interval.
+///
+/// "If a peer detects no incoming traffic for two heartbeat intervals or longer, it should close
+/// the connection" (AMQP 0-9-1 §4.2.7). RabbitMQ looks once an interval and closes after two silent
+/// looks, so between two and three intervals; clients whose beats come late rely on the third.
+const SILENCE_MS: u64 = 3_000;
+
 /// The heartbeats of one connection; off until [`Heartbeat::start`].
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
@@ -21,7 +28,7 @@ pub(crate) enum Due {
     Nothing,
     /// A heartbeat is to be sent.
     Beat,
-    /// The peer has been silent for two intervals.
+    /// The peer has been silent for [`SILENCE_MS`] of an interval.
     PeerSilent,
 }
 
@@ -90,11 +97,9 @@ impl Heartbeat {
         (self.interval_s > 0).then(|| self.sent.plus_ms(u64::from(self.interval_s) * 500))
     }
 
-    /// "If a peer detects no incoming traffic for two heartbeat intervals or longer, it should close
-    /// the connection" (AMQP 0-9-1 §4.2.7).
     fn silence_due(&self) -> Option<Mono> {
         (self.interval_s > 0 && !self.paused)
-            .then(|| self.heard.plus_ms(u64::from(self.interval_s) * 2_000))
+            .then(|| self.heard.plus_ms(u64::from(self.interval_s) * SILENCE_MS))
     }
 }
 
@@ -128,12 +133,12 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_silent_for_two_intervals_is_gone() {
+    fn a_peer_silent_for_three_intervals_is_gone() {
         let mut heartbeat = started();
         heartbeat.heard(Mono(4_000));
-        heartbeat.sent(Mono(23_999));
-        assert_eq!(heartbeat.due(Mono(23_999)), Due::Nothing);
-        assert_eq!(heartbeat.due(Mono(24_000)), Due::PeerSilent);
+        heartbeat.sent(Mono(33_999));
+        assert_eq!(heartbeat.due(Mono(33_999)), Due::Nothing);
+        assert_eq!(heartbeat.due(Mono(34_000)), Due::PeerSilent);
     }
 
     #[test]
@@ -142,9 +147,9 @@ mod tests {
         heartbeat.pause_expiry();
         assert_eq!(heartbeat.due(Mono(100_000)), Due::Beat, "but we stay alive");
         heartbeat.resume_expiry(Mono(100_000));
-        heartbeat.sent(Mono(119_999));
-        assert_eq!(heartbeat.due(Mono(119_999)), Due::Nothing);
-        assert_eq!(heartbeat.due(Mono(120_000)), Due::PeerSilent);
+        heartbeat.sent(Mono(129_999));
+        assert_eq!(heartbeat.due(Mono(129_999)), Due::Nothing);
+        assert_eq!(heartbeat.due(Mono(130_000)), Due::PeerSilent);
     }
 
     #[test]

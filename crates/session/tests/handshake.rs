@@ -381,7 +381,7 @@ fn heartbeats_begin_with_tune_ok() {
     let mut server = Server::after(&client);
     server.wait(1_000);
     assert_eq!(server.reply_names().last(), Some(&"heartbeat"));
-    server.wait(2_999);
+    server.wait(4_999);
     assert_eq!(server.closings, []);
     server.wait(1);
     assert_eq!(server.closing(), Some(&Closing::Now(Ended::PeerSilent)));
@@ -398,7 +398,7 @@ fn any_octet_is_a_sign_of_life() {
     let mut server = Server::after(&client);
     let slow = Client::new().open_channel(1).0;
     for octet in &slow {
-        server.wait(3_999);
+        server.wait(5_999);
         server.read(&[*octet]);
     }
     assert_eq!(server.closings, []);
@@ -407,7 +407,7 @@ fn any_octet_is_a_sign_of_life() {
     server.session.pause_expiry();
     server.wait(100_000);
     server.session.resume_expiry(server.now);
-    server.wait(3_999);
+    server.wait(5_999);
     assert_eq!(
         server.closings,
         [],
