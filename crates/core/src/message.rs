@@ -51,11 +51,16 @@ impl Message {
             scratch.extend_from_slice(body);
             return Self(Arc::from(scratch.as_slice()));
         }
-        let mut block: Arc<[u8]> = std::iter::repeat_n(0, scratch.len() + body.len()).collect();
+        Self::join(scratch, body)
+    }
+
+    /// One block of two parts, each copied once.
+    fn join(head: &[u8], tail: &[u8]) -> Self {
+        let mut block: Arc<[u8]> = std::iter::repeat_n(0, head.len() + tail.len()).collect();
         if let Some(bytes) = Arc::get_mut(&mut block) {
-            let (head, tail) = bytes.split_at_mut(scratch.len());
-            head.copy_from_slice(scratch);
-            tail.copy_from_slice(body);
+            let (start, end) = bytes.split_at_mut(head.len());
+            start.copy_from_slice(head);
+            end.copy_from_slice(tail);
         }
         Self(block)
     }
@@ -243,11 +248,11 @@ impl Draft {
         true
     }
 
-    /// The message, once nothing is missing.
+    /// The message, with the last of its body, which must be just what is missing.
     #[must_use]
-    pub fn finish(self) -> Message {
-        debug_assert_eq!(self.missing, 0);
-        Message(Arc::from(self.block))
+    pub fn finish(self, last: &[u8]) -> Message {
+        debug_assert_eq!(self.missing, last.len() as u64);
+        Message::join(&self.block, last)
     }
 }
 

@@ -44,6 +44,19 @@ pub(crate) struct Unfinished {
     mandatory: bool,
 }
 
+impl Unfinished {
+    /// Passes the message on, with the last of its body.
+    fn publish(self, channel: u16, last: &[u8], out: &mut Received) {
+        let Self { draft, mandatory } = self;
+        let message = draft.finish(last);
+        out.commands.push(Command::Publish {
+            channel,
+            mandatory,
+            message,
+        });
+    }
+}
+
 impl Assembly {
     /// Takes a `basic.publish`, and its content too if that comes next and is whole.
     ///
@@ -151,11 +164,12 @@ impl Assembly {
             mandatory,
         } = envelope;
         let draft = Draft::new(&exchange, &routing_key, &header);
-        self.go_on(
-            Box::new(Unfinished { draft, mandatory }),
-            frame.channel,
-            out,
-        );
+        let unfinished = Unfinished { draft, mandatory };
+        if unfinished.draft.missing() > 0 {
+            *self = Self::Body(Box::new(unfinished));
+        } else {
+            unfinished.publish(frame.channel, &[], out);
+        }
         Ok(())
     }
 
@@ -165,29 +179,18 @@ impl Assembly {
         frame: &RawFrame<'_>,
         out: &mut Received,
     ) -> Result<(), Failure> {
-        if !unfinished.draft.push(frame.payload) {
+        if unfinished.draft.missing() == frame.payload.len() as u64 {
+            unfinished.publish(frame.channel, frame.payload, out);
+        } else if unfinished.draft.push(frame.payload) {
+            *self = Self::Body(unfinished);
+        } else {
             return Err(AmqpError::frame_error(
                 "content body frame exceeds remaining content size",
             )
             .of_method(BasicPublish::ID)
             .into());
         }
-        self.go_on(unfinished, frame.channel, out);
         Ok(())
-    }
-
-    /// Passes the message on if nothing is missing, and waits for the rest otherwise.
-    fn go_on(&mut self, unfinished: Box<Unfinished>, channel: u16, out: &mut Received) {
-        if unfinished.draft.missing() > 0 {
-            *self = Self::Body(unfinished);
-            return;
-        }
-        let Unfinished { draft, mandatory } = *unfinished;
-        out.commands.push(Command::Publish {
-            channel,
-            mandatory,
-            message: draft.finish(),
-        });
     }
 }
 
