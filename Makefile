@@ -41,6 +41,7 @@ unit: ## Tests of all crates, simulation included
 
 .PHONY: interop
 interop: ## Real clients of other languages against the real binary
+	$(CARGO) build --locked --release -p leveret
 	interop-tests/run
 
 .PHONY: fuzz
