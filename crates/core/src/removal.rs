@@ -11,9 +11,8 @@ use crate::timer::Timer;
 use crate::vhost::Vhost;
 
 impl Vhost {
-    /// Removes a queue with its messages and bindings and cancels its consumers. Returns how many
-    /// messages were ready.
-    pub(crate) fn delete_queue(&mut self, id: QueueId, fx: &mut Effects) -> usize {
+    /// Removes a queue with its messages and bindings and cancels its consumers.
+    pub(crate) fn delete_queue(&mut self, id: QueueId, fx: &mut Effects) {
         let consumers = self
             .queues
             .get(id)
@@ -24,7 +23,7 @@ impl Vhost {
         }
         self.end_consumers(&consumers);
         let Some(mut queue) = self.queues.remove(id) else {
-            return 0;
+            return;
         };
         self.queue_names.remove(&queue.name);
         self.router.topology_changed();
@@ -58,7 +57,6 @@ impl Vhost {
         if ready > 0 {
             fx.garbage.push(queue.index.take_all());
         }
-        ready
     }
 
     /// After a consumer left: an auto-delete queue goes with its last one, others start to expire.

@@ -1,5 +1,6 @@
 //! `basic.publish` (60, 40): from the channel to the queues.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -69,12 +70,22 @@ impl Vhost {
                 .chain(copies.keys.iter().map(String::as_str))
                 .collect();
             self.walk(exchange, &keys, &message);
+            if exchange == self.default_exchange
+                && self.reply_to_any(&keys, &message, fx)
+                && self.router.queues.is_empty()
+            {
+                self.confirm_when(from.key, Lsn(0));
+                return Ok(());
+            }
             memo
         } else if known.is_some() {
             memo
         } else {
             if exchange == self.default_exchange && message.routing_key().starts_with(REPLY_TO) {
-                self.reply(from, mandatory, message, fx);
+                if !self.reply(message.routing_key(), &message, fx) {
+                    self.unroutable(from, mandatory, message, fx);
+                }
+                self.confirm_when(from.key, Lsn(0));
                 return Ok(());
             }
             self.route(exchange, &message)
@@ -259,15 +270,24 @@ impl Vhost {
         )))
     }
 
-    /// A direct reply: to the channel that waits for it, through no queue.
+    /// A direct reply under each of the keys that is an address, once. False if none is.
+    fn reply_to_any(&mut self, keys: &[&str], message: &Message, fx: &mut Effects) -> bool {
+        let addresses: BTreeSet<&str> = keys
+            .iter()
+            .copied()
+            .filter(|key| key.starts_with(REPLY_TO))
+            .collect();
+        let replied = |address| self.reply(address, message, fx);
+        addresses.into_iter().map(replied).fold(false, |a, b| a | b)
+    }
+
+    /// A direct reply: to the channel that waits for it, through no queue. False if none does.
     ///
     /// There is no place for it to wait either: if its reader is too slow, it is dropped.
-    fn reply(&mut self, from: Origin, mandatory: bool, message: Message, fx: &mut Effects) {
-        let reader: Option<ChannelKey> = self.replies.get(message.routing_key()).copied();
+    fn reply(&mut self, address: &str, message: &Message, fx: &mut Effects) -> bool {
+        let reader: Option<ChannelKey> = self.replies.get(address).copied();
         let Some(channel) = reader.and_then(|key| self.channels.get(key)) else {
-            self.unroutable(from, mandatory, message, fx);
-            self.confirm_when(from.key, Lsn(0));
-            return;
+            return false;
         };
         let to = channel.connection;
         if let Some(reply) = &channel.reply
@@ -278,7 +298,7 @@ impl Vhost {
                 consumer: reply.number,
                 redelivered: false,
                 delivery_tag: channel.upcoming_tag(),
-                message,
+                message: message.clone(),
             };
             let cost = outbound.delivery_cost();
             if connection.has_room(cost, self.limits.outbox_bytes_max) {
@@ -289,7 +309,7 @@ impl Vhost {
                 self.metrics.replies_dropped += 1;
             }
         }
-        self.confirm_when(from.key, Lsn(0));
+        true
     }
 }
 

@@ -304,28 +304,33 @@ impl Vhost {
         let name = strip(&name);
         let named = self.queue_named(&name);
         self.permit(from.connection, Access::Configure, named)?;
+        let id = self.queue_names.get(name.as_str()).copied();
         let mut ready = 0;
-        if let Some(&id) = self.queue_names.get(name.as_str()) {
+        if let Some(id) = id {
             self.check_lock(from, id)?;
             if let Some(queue) = self.queues.get(id) {
-                if m.if_unused && !queue.consumers.is_empty() {
-                    return Err(AmqpError::precondition_failed(format_args!(
-                        "{named} in use"
-                    )));
-                }
+                ready = queue.index.len();
                 if m.if_empty && !queue.index.is_empty() {
                     return Err(AmqpError::precondition_failed(format_args!(
                         "{named} not empty"
                     )));
                 }
+                if m.if_unused && !queue.consumers.is_empty() {
+                    return Err(AmqpError::precondition_failed(format_args!(
+                        "{named} in use"
+                    )));
+                }
             }
-            ready = self.delete_queue(id, fx);
         }
+        // Clients take it badly if the cancel of their own consumer overtakes the answer.
         if !m.no_wait {
             let ok = QueueDeleteOk {
                 message_count: count(ready),
             };
             fx.method(from.connection, from.number, ok);
+        }
+        if let Some(id) = id {
+            self.delete_queue(id, fx);
         }
         Ok(())
     }
