@@ -180,8 +180,10 @@ impl Vhost {
         Ok(())
     }
 
-    /// Ends a channel: consumers go, deliveries return, what was not committed is forgotten.
+    /// Ends a channel: what is due is confirmed, consumers go, deliveries return, what was not
+    /// committed is forgotten.
     pub(crate) fn end_channel(&mut self, key: ChannelKey, slot: Slot, fx: &mut Effects) {
+        self.send_due_confirms(key, fx);
         self.cancel_all(key, fx);
         let Some(mut channel) = self.channels.remove(key) else {
             return;
@@ -424,38 +426,44 @@ impl Vhost {
     pub(crate) fn flush_confirms(&mut self, fx: &mut Effects) {
         let mut confirming = std::mem::take(&mut self.confirming);
         for key in confirming.drain(..) {
+            self.send_due_confirms(key, fx);
             let Some(channel) = self.channels.get_mut(key) else {
                 continue;
             };
-            let confirms = match &mut channel.mode {
-                Mode::Confirm(confirms) => confirms,
+            let waits = match &mut channel.mode {
+                Mode::Confirm(confirms) => confirms.is_waiting(),
                 Mode::Tx(tx) => {
-                    if tx.committing.is_some_and(|due| due > self.durable) {
-                        self.awaiting_log.push(key);
-                    } else if tx.committing.take().is_some() {
-                        channel.confirming = false;
+                    let waits = tx.committing.is_some_and(|due| due > self.durable);
+                    if !waits && tx.committing.take().is_some() {
                         fx.method(channel.connection, channel.number, TxCommitOk {});
                     }
-                    continue;
+                    waits
                 }
-                Mode::Plain => continue,
+                Mode::Plain => false,
             };
-            if let Some((delivery_tag, count)) = confirms.take_due(self.durable) {
-                self.metrics.confirmed += count;
-                let confirm = Outbound::Confirm {
-                    channel: channel.number,
-                    delivery_tag,
-                    multiple: count > 1,
-                };
-                fx.send(channel.connection, confirm);
-            }
-            if confirms.is_waiting() {
+            if waits {
                 self.awaiting_log.push(key);
             } else {
                 channel.confirming = false;
             }
         }
         self.confirming = confirming;
+    }
+
+    /// Confirms what is due on one channel, as one ack.
+    fn send_due_confirms(&mut self, key: ChannelKey, fx: &mut Effects) {
+        if let Some(channel) = self.channels.get_mut(key)
+            && let Mode::Confirm(confirms) = &mut channel.mode
+            && let Some((delivery_tag, count)) = confirms.take_due(self.durable)
+        {
+            self.metrics.confirmed += count;
+            let confirm = Outbound::Confirm {
+                channel: channel.number,
+                delivery_tag,
+                multiple: count > 1,
+            };
+            fx.send(channel.connection, confirm);
+        }
     }
 
     /// `{prefix}` and 22 characters nobody can guess.

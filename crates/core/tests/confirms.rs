@@ -71,6 +71,19 @@ fn a_turn_is_confirmed_at_once() {
 }
 
 #[test]
+fn what_was_taken_is_confirmed_before_the_channel_is_closed() {
+    let (mut t, ch) = publisher();
+    let mut batch: Vec<Command> = (0..2).map(|_| publish(ch, message("", "t", "m"))).collect();
+    batch.push(publish(ch, message("missing", "", "m")));
+    t.batch(ch.connection, batch);
+    let text = "NOT_FOUND - no exchange 'missing' in vhost '/'";
+    assert_eq!(
+        t.heard(ch),
+        ["confirm 2 multiple".to_owned(), format!("close {text}")]
+    );
+}
+
+#[test]
 fn a_return_comes_before_its_confirm() {
     let (mut t, ch) = publisher();
     let mandatory = |key: &str, body: &str| Command::Publish {

@@ -1,15 +1,15 @@
 //! What waits in one queue, in order.
 //!
-//! Two runs, each in order of [`Seq`]: `returned` (delivered before and put back) and `fresh`
+//! Two parts, each in order of [`Seq`]: `returned` (delivered before and put back) and `fresh`
 //! (never delivered). Messages leave from the front only, so whatever was delivered is older than
 //! everything in `fresh`: taking `returned` first *is* taking the oldest first, and a message that
 //! comes back never has to be searched a place among the fresh ones.
 //!
 //! Invariants, asserted by [`Index::check`]:
-//! - both runs ascend strictly;
+//! - `fresh` ascends strictly;
 //! - the last of `returned` is older than the first of `fresh`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::ids::Seq;
 use crate::message::Message;
@@ -31,9 +31,12 @@ const _: () = assert!(
 /// Capacity below which an emptied run is not worth giving back.
 const KEPT_CAPACITY: usize = 1_024;
 
+/// A merge touches everything that was returned, so it is for batches of at least one in this many.
+const MERGE_FROM: usize = 16;
+
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    returned: VecDeque<Entry>,
+    returned: BTreeMap<Seq, Entry>,
     fresh: VecDeque<Entry>,
     bytes: usize,
 }
@@ -59,13 +62,13 @@ impl Index {
     }
 
     pub(crate) fn front(&self) -> Option<&Entry> {
-        self.returned.front().or_else(|| self.fresh.front())
+        let returned = self.returned.first_key_value().map(|(_, entry)| entry);
+        returned.or_else(|| self.fresh.front())
     }
 
     /// Takes the oldest message.
     pub(crate) fn pop(&mut self) -> Option<Entry> {
-        let entry = if let Some(entry) = self.returned.pop_front() {
-            shrink(&mut self.returned);
+        let entry = if let Some((_, entry)) = self.returned.pop_first() {
             entry
         } else {
             let entry = self.fresh.pop_front()?;
@@ -76,44 +79,30 @@ impl Index {
         Some(entry)
     }
 
-    /// Puts one message back where it was. Cost: the distance from the nearer end of the returned.
+    /// Puts one message back where it was, in logarithmic time wherever that is.
     pub(crate) fn put_back(&mut self, entry: Entry) {
         self.bytes += entry.message.memory_bytes();
-        let at = self.returned.partition_point(|other| other.seq < entry.seq);
-        self.returned.insert(at, entry);
+        self.returned.insert(entry.seq, entry);
     }
 
-    /// Puts many messages back where they were, `entries` ascending by `seq`: one merge.
+    /// Puts many messages back where they were, `entries` ascending by `seq`: one merge, unless
+    /// they are few beside those that are there.
     pub(crate) fn put_all_back(&mut self, entries: Vec<Entry>) {
+        if entries.len() < self.returned.len() / MERGE_FROM {
+            for entry in entries {
+                self.put_back(entry);
+            }
+            return;
+        }
         self.bytes += entries
             .iter()
             .map(|entry| entry.message.memory_bytes())
             .sum::<usize>();
-        let Some((first, last)) = entries.first().zip(entries.last()) else {
-            return;
-        };
-        if self.returned.back().is_none_or(|back| back.seq < first.seq) {
-            self.returned.extend(entries);
-        } else if self
-            .returned
-            .front()
-            .is_some_and(|front| last.seq < front.seq)
-        {
-            for entry in entries.into_iter().rev() {
-                self.returned.push_front(entry);
-            }
-        } else {
-            let old = std::mem::take(&mut self.returned);
-            self.returned = VecDeque::with_capacity(old.len() + entries.len());
-            let mut old = old.into_iter().peekable();
-            for entry in entries {
-                while let Some(older) = old.next_if(|other| other.seq < entry.seq) {
-                    self.returned.push_back(older);
-                }
-                self.returned.push_back(entry);
-            }
-            self.returned.extend(old);
-        }
+        let mut entries = entries
+            .into_iter()
+            .map(|entry| (entry.seq, entry))
+            .collect();
+        self.returned.append(&mut entries);
     }
 
     /// Empties the index; dropping the result is the expensive part, and may be done elsewhere.
@@ -122,7 +111,7 @@ impl Index {
         let returned = std::mem::take(&mut self.returned);
         let fresh = std::mem::take(&mut self.fresh);
         returned
-            .into_iter()
+            .into_values()
             .chain(fresh)
             .map(|entry| entry.message)
             .collect()
@@ -142,30 +131,21 @@ impl Index {
 
     /// The places of all messages, in order.
     pub(crate) fn seqs(&self) -> impl Iterator<Item = Seq> {
-        self.returned
-            .iter()
-            .chain(&self.fresh)
-            .map(|entry| entry.seq)
+        let returned = self.returned.keys().copied();
+        returned.chain(self.fresh.iter().map(|entry| entry.seq))
     }
 
     /// Asserts the invariants in the header of this file.
     pub(crate) fn check(&self) {
-        assert!(
-            self.returned
-                .iter()
-                .map(|e| e.seq)
-                .is_sorted_by(|a, b| a < b)
-        );
+        assert!(self.returned.iter().all(|(seq, entry)| *seq == entry.seq));
         assert!(self.fresh.iter().map(|e| e.seq).is_sorted_by(|a, b| a < b));
-        if let (Some(returned), Some(fresh)) = (self.returned.back(), self.fresh.front()) {
-            assert!(returned.seq < fresh.seq);
+        if let (Some((returned, _)), Some(fresh)) =
+            (self.returned.last_key_value(), self.fresh.front())
+        {
+            assert!(*returned < fresh.seq);
         }
-        let bytes: usize = self
-            .returned
-            .iter()
-            .chain(&self.fresh)
-            .map(|e| e.message.memory_bytes())
-            .sum();
+        let entries = self.returned.values().chain(&self.fresh);
+        let bytes: usize = entries.map(|e| e.message.memory_bytes()).sum();
         assert_eq!(bytes, self.bytes);
     }
 }
