@@ -47,8 +47,14 @@ fn a_refused_channel_obeys_nothing_until_close_ok() {
     t.close_ok(ch);
     t.open(ch);
     assert_eq!(t.ask(ch, queue_declare("r")), ["queue.declare-ok r 0 0"]);
+    t.take_refusal(ch.connection);
     t.close_ok(ch); // nobody asked
-    assert_eq!(t.counts(ch, "r"), "queue.declare-ok r 0 0");
+    let (connection, error) = t.take_refusal(ch.connection);
+    assert!(
+        connection,
+        "the session has forgotten the channel, so it cannot go on"
+    );
+    assert_eq!(error.text, "COMMAND_INVALID - unimplemented method");
 }
 
 #[test]

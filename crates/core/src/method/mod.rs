@@ -106,10 +106,18 @@ impl Vhost {
                 Ok(())
             }
             Method::ChannelCloseOk(_) => {
-                if self.channel_slot(from, number) == Slot::Closing
-                    && let Some(connection) = self.connections.get_mut(from)
-                {
-                    connection.set_channel(number, Slot::Closed);
+                match (
+                    self.channel_slot(from, number),
+                    self.connections.get_mut(from),
+                ) {
+                    // The session has forgotten the channel, so it cannot go on.
+                    (Slot::Open(_), _) => {
+                        return Err(AmqpError::command_invalid("unimplemented method"));
+                    }
+                    (Slot::Closing, Some(connection)) => {
+                        connection.set_channel(number, Slot::Closed);
+                    }
+                    _ => {} // both sides closed it at once
                 }
                 Ok(())
             }
