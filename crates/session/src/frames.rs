@@ -95,11 +95,10 @@ impl<'a> Frames<'a> {
         let rest = self.rest(0);
         let kind = rest.first().copied().unwrap_or_default();
         match *error {
-            DecodeError::FrameTooLarge { size, limit } => {
-                let (size, limit) = (
-                    size.saturating_sub(OVERHEAD),
-                    limit.saturating_sub(OVERHEAD),
-                );
+            DecodeError::FrameTooLarge { limit, .. } => {
+                // As announced: with the envelope it may be more than can be counted.
+                let size = payload_size(rest).unwrap_or(u32::MAX);
+                let limit = limit.saturating_sub(OVERHEAD);
                 AmqpError::frame_error(format_args!(
                     "type {kind}, all octets = <<>>: {{frame_too_large,{size},{limit}}}"
                 ))
@@ -118,12 +117,19 @@ impl<'a> Frames<'a> {
 
 const OVERHEAD: u32 = FRAME_OVERHEAD as u32;
 
+/// Octets of payload that a frame header announces.
+fn payload_size(frame: &[u8]) -> Option<u32> {
+    let header = frame.first_chunk::<{ FRAME_OVERHEAD - 1 }>()?;
+    Some(u32::from_be_bytes([
+        header[3], header[4], header[5], header[6],
+    ]))
+}
+
 /// The payload that a frame header announces, as far as it is there.
 fn payload_of(frame: &[u8]) -> &[u8] {
-    let Some((header, rest)) = frame.split_first_chunk::<{ FRAME_OVERHEAD - 1 }>() else {
+    let (Some(size), Some(rest)) = (payload_size(frame), frame.get(FRAME_OVERHEAD - 1..)) else {
         return &[];
     };
-    let size = u32::from_be_bytes([header[3], header[4], header[5], header[6]]);
     usize::try_from(size)
         .ok()
         .and_then(|size| rest.get(..size))

@@ -130,7 +130,7 @@ fn octets_that_are_no_frame_end_the_conversation() {
     #[rustfmt::skip]
     let table: [(&[u8], &str); 3] = [
         (&too_large, "FRAME_ERROR - type 3, all octets = <<>>: {frame_too_large,200000,131064}"),
-        (&largest,   "FRAME_ERROR - type 1, all octets = <<>>: {frame_too_large,4294967287,131064}"),
+        (&largest,   "FRAME_ERROR - type 1, all octets = <<>>: {frame_too_large,4294967295,131064}"),
         (&bad_end,   "FRAME_ERROR - type 1, all octets = <<0,20,0,10,0>>: {invalid_frame_end_marker,0}"),
     ];
     for (octets, text) in table {
