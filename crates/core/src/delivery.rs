@@ -190,10 +190,11 @@ impl Vhost {
                 queues.push(id);
             }
         }
-        self.wake_held(key, fx);
+        // All of them first: the one of the highest priority may be the last to be woken.
         for consumer in consumers {
-            self.wake(consumer, fx);
+            queues.extend(self.unblock(consumer));
         }
+        self.wake_held(key, fx);
         for queue in queues {
             self.pump(queue, fx);
         }
@@ -217,26 +218,24 @@ impl Vhost {
 
     /// The consumer has credit of its own again. One that waits for something else goes on waiting.
     pub(crate) fn wake(&mut self, key: ConsumerKey, fx: &mut Effects) {
-        if self
-            .consumers
-            .get(key)
-            .is_some_and(|consumer| consumer.standing == Standing::Blocked)
-        {
-            self.join_ring(key, fx);
+        if let Some(queue) = self.unblock(key) {
+            self.pump(queue, fx);
         }
     }
 
-    /// Puts a consumer behind its equals, and lets it have what waits.
-    fn join_ring(&mut self, key: ConsumerKey, fx: &mut Effects) {
-        let Some(consumer) = self.consumers.get_mut(key) else {
-            return;
-        };
-        let id = consumer.queue;
+    /// Puts a consumer that has credit of its own again behind its equals. Returns its queue.
+    fn unblock(&mut self, key: ConsumerKey) -> Option<QueueId> {
+        let blocked = self.consumers.get(key)?.standing == Standing::Blocked;
+        blocked.then(|| self.join_ring(key))?
+    }
+
+    /// Puts a consumer behind its equals. Returns its queue, which may have something for it.
+    fn join_ring(&mut self, key: ConsumerKey) -> Option<QueueId> {
+        let consumer = self.consumers.get_mut(key)?;
+        let queue = self.queues.get_mut(consumer.queue)?;
         consumer.standing = Standing::Ring;
-        if let Some(queue) = self.queues.get_mut(id) {
-            queue.ring.push(consumer.priority, key);
-            self.pump(id, fx);
-        }
+        queue.ring.push(consumer.priority, key);
+        Some(consumer.queue)
     }
 
     /// The prefetch that the consumers of a channel share may have something left: whoever waited
@@ -246,7 +245,9 @@ impl Vhost {
             && channel.below_prefetch()
             && let Some(consumer) = channel.held.pop_front()
         {
-            self.join_ring(consumer, fx);
+            if let Some(queue) = self.join_ring(consumer) {
+                self.pump(queue, fx);
+            }
         }
     }
 
@@ -264,7 +265,9 @@ impl Vhost {
             && let Some(consumer) = connection.starved.pop_front()
         {
             left -= 1;
-            self.join_ring(consumer, fx);
+            if let Some(queue) = self.join_ring(consumer) {
+                self.pump(queue, fx);
+            }
         }
     }
 
