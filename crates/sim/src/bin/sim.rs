@@ -1,0 +1,100 @@
+//! Runs seeds, or one seed again and in detail.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use leveret_sim::{Setup, run, shrink, sim};
+
+/// Runs the broker under simulation. Prints what failed, and how to replay it.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// One seed.
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Seeds from A up to B, not included.
+    #[arg(long, value_name = "A..B", value_parser = range)]
+    seeds: Option<(u64, u64)>,
+    /// Stop after so many seconds.
+    #[arg(long = "for", value_name = "SECONDS")]
+    seconds: Option<u64>,
+    /// Print everything that happens.
+    #[arg(long)]
+    trace: bool,
+    /// Take only the first so many steps.
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Look for the shortest run that fails.
+    #[arg(long)]
+    shrink: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let (from, to) = match (arguments.seed, arguments.seeds) {
+        (Some(seed), _) => (seed, seed + 1),
+        (None, Some(seeds)) => seeds,
+        (None, None) => (
+            0,
+            if arguments.seconds.is_some() {
+                u64::MAX
+            } else {
+                1_000
+            },
+        ),
+    };
+    let start = Instant::now();
+    let end = arguments
+        .seconds
+        .map(|seconds| start + Duration::from_secs(seconds));
+    let (mut runs, mut failures) = (0_u64, 0_u64);
+    let mut totals = BTreeMap::new();
+    for seed in from..to {
+        if end.is_some_and(|end| Instant::now() >= end) {
+            break;
+        }
+        let mut setup = Setup {
+            seed,
+            trace: arguments.trace && !arguments.shrink,
+            ..Setup::default()
+        };
+        setup.steps = arguments
+            .steps
+            .map(|count| sim::steps(seed).into_iter().take(count).collect());
+        let (tally, result) = run(&setup);
+        runs += 1;
+        for (what, n) in tally {
+            *totals.entry(what).or_insert(0) += n;
+        }
+        let Err(failure) = result else { continue };
+        failures += 1;
+        eprintln!("{failure}");
+        if arguments.shrink {
+            setup.steps = Some(shrink::shrink(&setup));
+            setup.trace = true;
+            if let (_, Err(failure)) = run(&setup) {
+                eprintln!("{failure} (shrunk)");
+            }
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    for (what, n) in totals {
+        println!("{n:>10} {what}");
+    }
+    println!(
+        "{runs} runs, {failures} failed, {:.0} runs/s",
+        runs as f64 / seconds
+    );
+    if failures == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn range(text: &str) -> Result<(u64, u64), String> {
+    let (from, to) = text.split_once("..").ok_or("expected A..B")?;
+    let number = |text: &str| text.parse().map_err(|_| format!("'{text}' is no number"));
+    Ok((number(from)?, number(to)?))
+}

@@ -1,0 +1,385 @@
+//! Deliberate mistakes, to see that they are noticed.
+//!
+//! The core under test with a wrapper that, once or from then on, does something a broker must not do. A checker
+//! that lets one of these pass would let a bug pass.
+
+use leveret_codec::{ContentHeader, FieldTable, Method};
+use leveret_core::broker::Options;
+use leveret_core::{Broker, Command, Effects, Input, Message, Now, Outbound, Outcome};
+
+use crate::dice::Dice;
+use crate::log::Sends;
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fault {
+    /// A delivery is not sent.
+    DropDelivery,
+    /// A delivery is sent twice.
+    DuplicateDelivery,
+    /// Two deliveries of a connection change places.
+    SwapDeliveries,
+    /// A prefetch is one higher than was asked for.
+    BeyondPrefetch,
+    /// The redelivered flag is not set.
+    ForgetRedelivered,
+    /// The redelivered flag is set.
+    InventRedelivered,
+    /// A confirm is sent before the record is durable.
+    EarlyConfirm,
+    /// A confirm is not sent.
+    DropConfirm,
+    /// A confirm is sent twice.
+    DuplicateConfirm,
+    /// Another body is delivered.
+    WrongBody,
+    /// The properties get lost.
+    WrongProperties,
+    /// A confirm is sent before the return.
+    LateReturn,
+    /// A return is not sent.
+    DropReturn,
+    /// A requeued message is discarded.
+    LoseRequeue,
+    /// A discarded message is requeued.
+    InventRequeue,
+    /// A count is one too high.
+    WrongCount,
+    /// A commit is carried out as a rollback.
+    HalfCommit,
+    /// What was drained is not noticed.
+    ForgetDrained,
+    /// An ack is not noticed.
+    ForgetAck,
+    /// A record is not made.
+    DropRecord,
+    /// A transient message takes a path that leads nowhere.
+    LosePublish,
+    /// An answer is sent twice.
+    DuplicateReply,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 22] = [
+        Self::DropDelivery,
+        Self::DuplicateDelivery,
+        Self::SwapDeliveries,
+        Self::BeyondPrefetch,
+        Self::ForgetRedelivered,
+        Self::InventRedelivered,
+        Self::EarlyConfirm,
+        Self::DropConfirm,
+        Self::DuplicateConfirm,
+        Self::WrongBody,
+        Self::WrongProperties,
+        Self::LateReturn,
+        Self::DropReturn,
+        Self::LoseRequeue,
+        Self::InventRequeue,
+        Self::WrongCount,
+        Self::HalfCommit,
+        Self::ForgetDrained,
+        Self::ForgetAck,
+        Self::DropRecord,
+        Self::LosePublish,
+        Self::DuplicateReply,
+    ];
+}
+
+impl Fault {
+    /// Whether it is made again and again. Once may be no mistake: a prefetch that nobody uses up,
+    /// a confirm that a later one includes.
+    fn persists(self) -> bool {
+        matches!(
+            self,
+            Self::BeyondPrefetch
+                | Self::EarlyConfirm
+                | Self::DropConfirm
+                | Self::LoseRequeue
+                | Self::InventRequeue
+                | Self::HalfCommit
+                | Self::ForgetDrained
+                | Self::ForgetAck
+                | Self::LosePublish
+                | Self::WrongProperties
+        )
+    }
+}
+
+/// The core, possibly with a fault.
+#[derive(Debug)]
+pub struct Machine {
+    /// The core itself.
+    pub broker: Broker,
+    /// What it has sent, recorded and so on in this turn.
+    pub fx: Effects,
+    fault: Option<Fault>,
+    /// Opportunities to let pass before it happens.
+    patience: u64,
+    /// It has happened.
+    pub happened: bool,
+}
+
+impl Machine {
+    /// A core; the fault happens at one of the first opportunities.
+    #[must_use]
+    pub fn new(options: Options, fault: Option<Fault>, dice: &mut Dice) -> Self {
+        Self {
+            broker: Broker::new(options),
+            fx: Effects::new(),
+            fault,
+            patience: dice.between(0..=3),
+            happened: false,
+        }
+    }
+
+    /// One turn.
+    pub fn handle(&mut self, now: Now, mut input: Input) -> Sends {
+        let forgotten = self.fault.is_some() && self.tamper_with_input(&mut input);
+        if !forgotten {
+            self.broker.handle(now, input, &mut self.fx);
+        }
+        let mut sends = Sends::new();
+        self.fx.drain_sends(|id, batch| {
+            sends.insert(id, batch.drain(..).collect());
+        });
+        if self.fault.is_some() {
+            self.tamper_with_output(now, &mut sends);
+        }
+        sends
+    }
+
+    /// Whether it happens now.
+    fn strikes(&mut self) -> bool {
+        if self.happened {
+            return self.fault.is_some_and(Fault::persists);
+        }
+        let now = self.patience == 0;
+        self.patience = self.patience.saturating_sub(1);
+        self.happened = now;
+        now
+    }
+
+    /// Changes an input; true if it is not to be handled at all.
+    fn tamper_with_input(&mut self, input: &mut Input) -> bool {
+        match (self.fault, input) {
+            (Some(Fault::ForgetDrained), Input::Drained(..)) => return self.strikes(),
+            (Some(fault), Input::Commands(_, commands)) => {
+                for command in commands {
+                    let fits = match (fault, &*command) {
+                        (Fault::BeyondPrefetch, Command::Method { method, .. }) => {
+                            matches!(&**method, Method::BasicQos(m) if m.prefetch_count > 0)
+                        }
+                        (Fault::LoseRequeue, Command::Settle { outcome, .. }) => {
+                            *outcome == Outcome::Nack { requeue: true }
+                        }
+                        (Fault::InventRequeue, Command::Settle { outcome, .. }) => {
+                            *outcome == Outcome::Nack { requeue: false }
+                        }
+                        (Fault::ForgetAck, Command::Settle { outcome, .. }) => {
+                            *outcome == Outcome::Ack
+                        }
+                        (Fault::HalfCommit, Command::Method { method, .. }) => {
+                            matches!(**method, Method::TxCommit(_))
+                        }
+                        (Fault::LosePublish, Command::Publish { message, .. }) => {
+                            !message.is_persistent()
+                        }
+                        _ => false,
+                    };
+                    if fits && self.strikes() {
+                        spoil(fault, command);
+                    }
+                }
+            }
+            _ => {}
+        }
+        false
+    }
+
+    fn tamper_with_output(&mut self, now: Now, sends: &mut Sends) {
+        let Some(fault) = self.fault else { return };
+        if fault == Fault::DropRecord && !self.fx.records.is_empty() && self.strikes() {
+            self.fx.records.pop();
+        }
+        if fault == Fault::EarlyConfirm
+            && let Some(last) = self.fx.records.last().map(|record| record.lsn)
+            && self.strikes()
+        {
+            self.broker.handle(now, Input::Durable(last), &mut self.fx);
+            self.fx
+                .drain_sends(|id, batch| sends.entry(id).or_default().extend(batch.drain(..)));
+        }
+        for batch in sends.values_mut() {
+            if fault == Fault::HalfCommit && self.happened {
+                pretend_commit(batch);
+            }
+            for at in 0..batch.len() {
+                if at >= batch.len() {
+                    break;
+                }
+                let fits = match (fault, &batch[at]) {
+                    (Fault::DropDelivery | Fault::DuplicateDelivery, Outbound::Deliver { .. }) => {
+                        true
+                    }
+                    (Fault::WrongBody, Outbound::Deliver { message, .. }) => {
+                        !message.body().is_empty()
+                    }
+                    (Fault::WrongProperties, Outbound::Deliver { message, .. }) => {
+                        message.property_flags() != 0
+                    }
+                    (Fault::SwapDeliveries, Outbound::Deliver { consumer, .. }) => {
+                        matches!(batch.get(at + 1), Some(Outbound::Deliver { consumer: next, .. }) if next == consumer)
+                    }
+                    (Fault::ForgetRedelivered, Outbound::Deliver { redelivered, .. }) => {
+                        *redelivered
+                    }
+                    (Fault::InventRedelivered, Outbound::Deliver { redelivered, .. }) => {
+                        !*redelivered
+                    }
+                    (Fault::DropConfirm | Fault::DuplicateConfirm, Outbound::Confirm { .. }) => {
+                        true
+                    }
+                    (Fault::LateReturn, Outbound::Return { .. }) => {
+                        matches!(batch.back(), Some(Outbound::Confirm { .. }))
+                    }
+                    (Fault::DropReturn, Outbound::Return { .. }) => true,
+                    (Fault::WrongCount, Outbound::Method { method, .. }) => {
+                        matches!(
+                            **method,
+                            Method::QueueDeclareOk(_) | Method::QueuePurgeOk(_)
+                        )
+                    }
+                    (Fault::DuplicateReply, Outbound::Method { .. }) => true,
+                    _ => false,
+                };
+                if fits && self.strikes() {
+                    match fault {
+                        Fault::DropDelivery | Fault::DropConfirm | Fault::DropReturn => {
+                            batch.remove(at);
+                        }
+                        Fault::DuplicateDelivery
+                        | Fault::DuplicateConfirm
+                        | Fault::DuplicateReply => {
+                            let again = batch[at].clone();
+                            batch.insert(at, again);
+                        }
+                        Fault::SwapDeliveries => swap_messages(batch, at),
+                        Fault::LateReturn => {
+                            let confirm = batch.pop_back();
+                            batch.extend(confirm);
+                            let late = batch.remove(at);
+                            batch.extend(late);
+                        }
+                        _ => spoil_outbound(fault, &mut batch[at]),
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn spoil(fault: Fault, command: &mut Command) {
+    match command {
+        Command::Method { method, .. } => match &mut **method {
+            Method::BasicQos(qos) => qos.prefetch_count += 1,
+            commit if fault == Fault::HalfCommit => {
+                *commit = Method::TxRollback(leveret_codec::TxRollback {});
+            }
+            _ => {}
+        },
+        Command::Settle {
+            outcome,
+            delivery_tag,
+            multiple,
+            ..
+        } => match fault {
+            Fault::LoseRequeue => *outcome = Outcome::Nack { requeue: false },
+            Fault::InventRequeue => *outcome = Outcome::Nack { requeue: true },
+            _ => (*delivery_tag, *multiple) = (0, true),
+        },
+        Command::Publish {
+            message, mandatory, ..
+        } => {
+            *mandatory = false;
+            *message = rebuild(message, "nowhere.at.all", message.body(), true);
+        }
+        Command::Refuse { .. } => {}
+    }
+}
+
+fn spoil_outbound(fault: Fault, outbound: &mut Outbound) {
+    match outbound {
+        Outbound::Deliver {
+            redelivered,
+            message,
+            ..
+        } => match fault {
+            Fault::WrongBody => {
+                let mut body = message.body().to_vec();
+                if let Some(last) = body.last_mut() {
+                    *last ^= 1;
+                }
+                *message = rebuild(message, message.routing_key(), &body, true);
+            }
+            Fault::WrongProperties => {
+                *message = rebuild(message, message.routing_key(), message.body(), false);
+            }
+            _ => *redelivered = !*redelivered,
+        },
+        Outbound::Method { method, .. } => match &mut **method {
+            Method::QueueDeclareOk(ok) => ok.message_count += 1,
+            Method::QueuePurgeOk(ok) => ok.message_count += 1,
+            _ => {}
+        },
+        _ => {}
+    }
+}
+
+fn pretend_commit(batch: &mut std::collections::VecDeque<Outbound>) {
+    for outbound in batch {
+        if let Outbound::Method { method, .. } = outbound
+            && matches!(**method, Method::TxRollbackOk(_))
+        {
+            **method = Method::TxCommitOk(leveret_codec::TxCommitOk {});
+        }
+    }
+}
+
+/// The messages change places, everything else about the two deliveries stays.
+fn swap_messages(batch: &mut std::collections::VecDeque<Outbound>, at: usize) {
+    let (a, b) = (batch[at].clone(), batch[at + 1].clone());
+    if let (Outbound::Deliver { message: a, .. }, Outbound::Deliver { message: b, .. }) = (a, b) {
+        for (at, new) in [(at, b), (at + 1, a)] {
+            if let Some(Outbound::Deliver { message, .. }) = batch.get_mut(at) {
+                *message = new;
+            }
+        }
+    }
+}
+
+fn rebuild(message: &Message, key: &str, body: &[u8], with_properties: bool) -> Message {
+    let properties = message.properties();
+    let properties = if with_properties {
+        properties
+    } else {
+        leveret_codec::Properties {
+            headers: Some(FieldTable::default()),
+            ..Default::default()
+        }
+    };
+    let mut raw = Vec::new();
+    let flags = properties.encode(&mut raw);
+    let header = ContentHeader {
+        class_id: leveret_codec::CLASS_BASIC,
+        body_size: body.len() as u64,
+        flags,
+        raw: &raw,
+        summary: leveret_codec::PropertySummary {
+            delivery_mode: properties.delivery_mode.unwrap_or_default(),
+            priority: properties.priority.unwrap_or_default(),
+        },
+    };
+    Message::build(&mut Vec::new(), message.exchange(), key, &header, body)
+}

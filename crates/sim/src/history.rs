@@ -1,0 +1,133 @@
+//! What the clients have published, heard and been told, and whether that can be.
+//!
+//! Knows nothing of the model nor of the broker: promises are judged from outside, by what reached
+//! the clients. Weaker than the model, and a check on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::Checked;
+use crate::violation;
+
+/// Something a client did or noticed. Channels have numbers of their own here, never reused.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A message was published on a channel, as so many-th to be confirmed.
+    Published(u64, u64, Option<u64>),
+    /// A message was delivered or fetched.
+    Delivered {
+        /// On this channel.
+        channel: u64,
+        /// From this queue.
+        queue: String,
+        /// Which; `None` if its body is too short to tell.
+        id: Option<u64>,
+        /// The flag.
+        redelivered: bool,
+    },
+    /// Publishes were confirmed: up to this one if the flag says so.
+    Confirmed(u64, u64, bool),
+    /// A message came back.
+    Returned(u64, Option<u64>),
+}
+
+/// All events in the order in which they were noticed.
+#[derive(Debug, Default)]
+pub struct History {
+    events: Vec<Event>,
+}
+
+impl History {
+    /// Something happened.
+    pub fn note(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// Judges everything that happened.
+    ///
+    /// # Errors
+    /// If a promise was broken.
+    pub fn check(&self) -> Checked {
+        let mut published: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut numbers: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+        let mut confirmed: BTreeSet<(u64, u64)> = BTreeSet::new();
+        let mut first: BTreeSet<(String, u64)> = BTreeSet::new();
+        let mut newest: BTreeMap<(u64, String, u64), u64> = BTreeMap::new();
+        let mut confirmed_ids: BTreeSet<u64> = BTreeSet::new();
+        for event in &self.events {
+            match event {
+                Event::Published(channel, id, number) => {
+                    published.insert(*id, *channel);
+                    if let Some(number) = number {
+                        numbers.insert((*channel, *number), *id);
+                    }
+                }
+                Event::Delivered {
+                    channel,
+                    queue,
+                    id: Some(id),
+                    redelivered,
+                } => {
+                    let Some(publisher) = published.get(id) else {
+                        return Err(violation!("message {id} came from nowhere"));
+                    };
+                    if *redelivered {
+                        continue;
+                    }
+                    if !first.insert((queue.clone(), *id)) {
+                        return Err(violation!(
+                            "message {id} comes from '{queue}' for the first time twice"
+                        ));
+                    }
+                    let stream = (*channel, queue.clone(), *publisher);
+                    if newest
+                        .insert(stream, *id)
+                        .is_some_and(|before| before > *id)
+                    {
+                        return Err(violation!("message {id} of '{queue}' comes too late"));
+                    }
+                }
+                Event::Confirmed(channel, number, multiple) => {
+                    let from = if *multiple { 0 } else { *number };
+                    let covered: Vec<u64> = numbers
+                        .range((*channel, from)..=(*channel, *number))
+                        .map(|((_, number), _)| *number)
+                        .filter(|number| !confirmed.contains(&(*channel, *number)))
+                        .collect();
+                    if covered.last() != Some(number) {
+                        return Err(violation!(
+                            "publish {number} is confirmed twice or never was"
+                        ));
+                    }
+                    for number in covered {
+                        confirmed.insert((*channel, number));
+                        confirmed_ids.extend(numbers.get(&(*channel, number)));
+                    }
+                }
+                Event::Returned(_, Some(id)) => {
+                    if confirmed_ids.contains(id) {
+                        return Err(violation!("message {id} is returned after its confirm"));
+                    }
+                }
+                Event::Delivered { .. } | Event::Returned(..) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes of this channel that nobody has confirmed.
+    #[must_use]
+    pub fn unconfirmed(&self, channel: u64) -> u64 {
+        let mut published = 0;
+        let mut confirmed = 0;
+        for event in &self.events {
+            match event {
+                Event::Published(on, _, Some(number)) if *on == channel => published = *number,
+                Event::Confirmed(on, number, _) if *on == channel => {
+                    confirmed = confirmed.max(*number);
+                }
+                _ => {}
+            }
+        }
+        published - confirmed
+    }
+}

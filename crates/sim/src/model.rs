@@ -1,0 +1,526 @@
+//! What a broker does, told naively: lists that are searched from front to end, nothing remembered
+//! that can be counted, no structure shared with the core.
+//!
+//! The model obeys the same commands as the core and then reads what the core has sent. Where a
+//! broker has a choice (which of several consumers gets a message, how confirms are put together,
+//! what a generated name is) it accepts any that is right and goes on from there; everything else
+//! has to be exactly so. After each command nothing may be left that a consumer could have had.
+//!
+//! Here is the state and what happens to it as a whole. `words.rs` has what goes in and out,
+//! `obey.rs` the methods about messages, `declare.rs` those about queues and exchanges, `ending.rs`
+//! how things end, and `judge.rs` reads what the core has sent.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use leveret_codec::{
+    BasicCancelOk, BasicQosOk, BasicRecoverOk, ChannelCloseOk, ChannelFlowOk, ChannelOpenOk,
+    ConfirmSelectOk, ConnectionCloseOk, Method, TxRollbackOk, TxSelectOk,
+};
+use leveret_core::{Capabilities, ConnectionId, Lsn, Now, Outbound, Outcome};
+
+use crate::topology::Topology;
+use crate::violation;
+pub use crate::words::*;
+
+/// A message in a queue.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Item {
+    /// Which.
+    pub id: u64,
+    /// Its place.
+    pub seq: u64,
+    /// It was delivered before.
+    pub delivered: bool,
+}
+
+/// A queue, by its name.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    /// Tells it from others of the same name.
+    pub id: u64,
+    /// As it turned out.
+    pub durable: bool,
+    /// As declared.
+    pub auto_delete: bool,
+    /// Its owner, if it has one.
+    pub exclusive: Option<ConnectionId>,
+    /// Milliseconds it may be unused.
+    pub expires: Option<u64>,
+    /// When it was used, in milliseconds.
+    pub used: u64,
+    /// What waits, oldest first.
+    pub ready: VecDeque<Item>,
+    /// Who consumes: connection, channel, tag.
+    pub consumers: Vec<(ConnectionId, u16, String)>,
+    /// One has it for itself.
+    pub exclusive_consumer: bool,
+    /// The last place given out.
+    pub last_seq: u64,
+}
+
+/// A consumer, by its tag.
+#[derive(Clone, Debug)]
+pub struct Consumer {
+    /// Tells it from others with the same tag.
+    pub id: u64,
+    /// Its queue.
+    pub queue: String,
+    /// As asked.
+    pub no_ack: bool,
+    /// Higher ones go first.
+    pub priority: i64,
+    /// Its own limit, or 0.
+    pub prefetch: usize,
+}
+
+/// A delivery that is not settled.
+#[derive(Clone, Debug)]
+pub struct Unacked {
+    /// Number of the queue.
+    pub queue: u64,
+    /// Number of the consumer, unless it was fetched.
+    pub consumer: Option<u64>,
+    /// What was delivered.
+    pub item: Item,
+}
+
+/// A publish that is not confirmed.
+#[derive(Clone, Debug)]
+pub struct Unconfirmed {
+    /// Which message.
+    pub id: u64,
+    /// The record that makes it safe, if it needs one.
+    pub record: Option<Lsn>,
+}
+
+/// What publishing means.
+#[derive(Clone, Debug, Default)]
+pub enum Mode {
+    /// Nothing more.
+    #[default]
+    Plain,
+    /// It is confirmed.
+    Confirm {
+        /// Publishes so far.
+        last: u64,
+        /// By number.
+        waiting: BTreeMap<u64, Unconfirmed>,
+    },
+    /// It is done at commit.
+    Tx {
+        /// Message, mandatory, queues by number.
+        publishes: Vec<(u64, bool, Vec<u64>)>,
+        /// In groups, as they were said.
+        settles: Vec<(Outcome, BTreeMap<u64, Unacked>)>,
+        /// The record that the answer to a commit waits for.
+        committing: Option<Lsn>,
+    },
+}
+
+/// An open channel.
+#[derive(Clone, Debug, Default)]
+pub struct Channel {
+    /// The last delivery tag.
+    pub last_tag: u64,
+    /// By tag.
+    pub unacked: BTreeMap<u64, Unacked>,
+    /// By tag.
+    pub consumers: BTreeMap<String, Consumer>,
+    /// For consumers to come.
+    pub prefetch: usize,
+    /// For all together.
+    pub shared: usize,
+    /// What publishing means.
+    pub mode: Mode,
+    /// What an empty queue name means.
+    pub last_queue: Option<String>,
+}
+
+impl Channel {
+    /// Everything delivered and not settled, that said in a transaction included.
+    pub fn held(&self) -> impl Iterator<Item = &Unacked> {
+        let in_tx: &[(Outcome, BTreeMap<u64, Unacked>)] = match &self.mode {
+            Mode::Tx { settles, .. } => settles,
+            _ => &[],
+        };
+        let in_tx = in_tx.iter().flat_map(|(_, unacked)| unacked.values());
+        self.unacked.values().chain(in_tx)
+    }
+}
+
+/// A connection.
+#[derive(Clone, Debug, Default)]
+pub struct Connection {
+    /// By number; `None` is one that we closed and the client has not agreed to yet.
+    pub channels: BTreeMap<u16, Option<Channel>>,
+    /// Cost of deliveries under way.
+    pub outbox: usize,
+    pub(crate) closing: bool,
+    pub(crate) publishes: bool,
+    pub(crate) paused: bool,
+    pub(crate) capabilities: Capabilities,
+    /// Tags of consumers by the numbers the core has for them.
+    pub(crate) numbers: BTreeMap<u32, String>,
+}
+
+/// How often things happened, to see that they did.
+pub type Tally = BTreeMap<&'static str, u64>;
+
+/// The model.
+#[derive(Debug)]
+pub struct Model {
+    /// Exchanges and bindings.
+    pub topology: Topology,
+    /// By name.
+    pub queues: BTreeMap<String, Queue>,
+    /// All there are.
+    pub connections: BTreeMap<ConnectionId, Connection>,
+    /// Every message ever published, by number.
+    pub published: Vec<Published>,
+    /// Which record made a message safe.
+    pub records: BTreeMap<u64, Lsn>,
+    /// The last record of this turn, if there is one.
+    pub recorded: Option<Lsn>,
+    /// How often things happened.
+    pub tally: Tally,
+    /// Pauses of reading that the last turn has to ask for.
+    pub reading: Vec<(ConnectionId, bool)>,
+    pub(crate) expected: BTreeMap<ConnectionId, VecDeque<Expected>>,
+    pub(crate) seen: BTreeMap<ConnectionId, VecDeque<Outbound>>,
+    pub(crate) now_ms: u64,
+    pub(crate) sender: Option<ConnectionId>,
+    pub(crate) durable: Lsn,
+    pub(crate) outbox_max: usize,
+    pub(crate) body_max: usize,
+    pub(crate) alarm: bool,
+    numbers: u64,
+    /// Why the last thing sent could not be accepted yet.
+    pub(crate) why: String,
+}
+
+/// The text clients are shown for the alarm.
+pub const ALARM: &str = "low on memory";
+
+impl Model {
+    /// A broker with these bounds for outboxes and bodies.
+    #[must_use]
+    pub fn new(outbox_max: usize, body_max: usize) -> Self {
+        Self {
+            topology: Topology::new(),
+            queues: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            published: Vec::new(),
+            records: BTreeMap::new(),
+            recorded: None,
+            tally: Tally::new(),
+            reading: Vec::new(),
+            expected: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            now_ms: 0,
+            sender: None,
+            durable: Lsn(0),
+            outbox_max,
+            body_max,
+            alarm: false,
+            numbers: 0,
+            why: String::new(),
+        }
+    }
+
+    /// Takes what happened and what the broker sent because of it.
+    ///
+    /// # Errors
+    /// If that was wrong.
+    pub fn turn(
+        &mut self,
+        now: Now,
+        event: Event,
+        seen: BTreeMap<ConnectionId, VecDeque<Outbound>>,
+    ) -> Checked {
+        self.now_ms = now.mono.0;
+        self.seen = seen;
+        self.sender = None;
+        self.reading.clear();
+        self.why.clear();
+        match event {
+            Event::Opened(id, capabilities) => {
+                let connection = Connection {
+                    capabilities,
+                    ..Connection::default()
+                };
+                self.connections.insert(id, connection);
+            }
+            Event::Commands(id, said) => {
+                self.sender = Some(id);
+                for said in said {
+                    self.command(id, said)?;
+                }
+            }
+            Event::Closed(id) => {
+                self.abandon(id)?;
+                self.connections.remove(&id);
+                self.expected.remove(&id);
+            }
+            Event::Durable(lsn) => {
+                self.durable = self.durable.max(lsn);
+                self.answer_commits();
+            }
+            Event::Drained(id, octets) => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    if octets > connection.outbox {
+                        return Err(violation!("more was drained than was sent"));
+                    }
+                    connection.outbox -= octets;
+                }
+            }
+            Event::Tick => {
+                let due = |queue: &Queue| {
+                    let used = queue.used;
+                    queue.consumers.is_empty()
+                        && queue.expires.is_some_and(|ms| used + ms <= now.mono.0)
+                };
+                let gone: Vec<String> = self
+                    .queues
+                    .iter()
+                    .filter(|(_, queue)| due(queue))
+                    .map(|(name, _)| name.clone())
+                    .collect();
+                for name in gone {
+                    self.count("expired queues", 1);
+                    self.delete_queue(&name);
+                }
+            }
+            Event::Evict(id) => {
+                if self.connections.get(&id).is_some_and(|c| !c.closing) {
+                    self.abandon(id)?;
+                    self.expect(id, Expected::CloseConnection(320));
+                }
+            }
+            Event::Alarm(on) => {
+                self.alarm = on;
+                let all: Vec<_> = self.connections.keys().copied().collect();
+                all.into_iter().for_each(|id| self.apply_alarm(id));
+            }
+        }
+        self.settle_down()?;
+        self.nothing_is_left()
+    }
+
+    /// Counts something that happened.
+    pub fn count(&mut self, what: &'static str, n: u64) {
+        *self.tally.entry(what).or_default() += n;
+    }
+
+    pub(crate) fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    pub(crate) fn expect(&mut self, id: ConnectionId, expected: Expected) {
+        self.expected.entry(id).or_default().push_back(expected);
+    }
+
+    pub(crate) fn answer(
+        &mut self,
+        id: ConnectionId,
+        channel: u16,
+        method: impl Into<Method<'static>>,
+    ) {
+        self.expect(id, Expected::Method(channel, method.into()));
+    }
+
+    pub(crate) fn channel(&mut self, id: ConnectionId, number: u16) -> Option<&mut Channel> {
+        let connection = self.connections.get_mut(&id).filter(|c| !c.closing)?;
+        connection.channels.get_mut(&number)?.as_mut()
+    }
+
+    // ---- what was said ----
+
+    pub(crate) fn command(&mut self, id: ConnectionId, said: Said) -> Checked {
+        let (number, result) = match said {
+            Said::Publish {
+                channel,
+                id: message,
+                mandatory,
+            } => (channel, self.publish(id, channel, message, mandatory)),
+            Said::Settle {
+                channel,
+                tag,
+                multiple,
+                outcome,
+            } => (channel, self.settle(id, channel, tag, multiple, outcome)),
+            Said::Method { channel, method } => (channel, self.method(id, channel, method)),
+            Said::Refuse { channel, code } => {
+                self.count("oversize", 1);
+                let refused = self.channel(id, channel).map_or(Ok(()), |_| Err(code));
+                (channel, refused.map_err(Trouble::Refused))
+            }
+        };
+        match result {
+            Ok(()) => {}
+            Err(Trouble::Refused(code)) => self.refuse(id, number, code)?,
+            Err(Trouble::Wrong(violation)) => return Err(violation),
+        }
+        self.settle_down()
+    }
+
+    pub(crate) fn refuse(&mut self, id: ConnectionId, number: u16, code: u16) -> Checked {
+        let of_channel = [311, 312, 403, 404, 405, 406].contains(&code);
+        if of_channel && self.channel(id, number).is_some() {
+            self.count("channel errors", 1);
+            self.end_channel(id, number)?;
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.channels.insert(number, None);
+            }
+            self.expect(id, Expected::CloseChannel(number, code));
+        } else {
+            self.count("connection errors", 1);
+            self.abandon(id)?;
+            self.expect(id, Expected::CloseConnection(code));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn method(
+        &mut self,
+        id: ConnectionId,
+        number: u16,
+        method: Method<'static>,
+    ) -> Obeyed {
+        let Some(connection) = self.connections.get_mut(&id).filter(|c| !c.closing) else {
+            return Ok(());
+        };
+        let slot = connection.channels.get(&number);
+        let (closing, open) = (matches!(slot, Some(None)), matches!(slot, Some(Some(_))));
+        match method {
+            Method::ConnectionClose(_) => {
+                self.abandon(id)?;
+                self.answer(id, 0, ConnectionCloseOk {});
+            }
+            Method::ChannelOpen(_) if closing => {}
+            Method::ChannelOpen(_) if open => return Err(Trouble::Refused(504)),
+            Method::ChannelOpen(_) => {
+                connection.channels.insert(number, Some(Channel::default()));
+                self.answer(id, number, ChannelOpenOk::default());
+            }
+            Method::ChannelClose(_) => {
+                self.end_channel(id, number)?;
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.channels.remove(&number);
+                }
+                self.answer(id, number, ChannelCloseOk {});
+            }
+            Method::ChannelCloseOk(_) if closing => {
+                connection.channels.remove(&number);
+            }
+            method if open => return self.channel_method(id, number, method),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(crate) fn channel_method(
+        &mut self,
+        id: ConnectionId,
+        number: u16,
+        method: Method<'static>,
+    ) -> Obeyed {
+        self.check_not_committing(id, number)?;
+        let Some(channel) = self.channel(id, number) else {
+            return Ok(());
+        };
+        match method {
+            Method::ChannelFlow(m) => {
+                if !m.active {
+                    return Err(Trouble::Refused(540));
+                }
+                self.answer(id, number, ChannelFlowOk { active: m.active });
+            }
+            Method::BasicQos(m) => {
+                if m.prefetch_size != 0 {
+                    return Err(Trouble::Refused(540));
+                }
+                if m.global {
+                    channel.shared = m.prefetch_count.into();
+                } else {
+                    channel.prefetch = m.prefetch_count.into();
+                }
+                self.answer(id, number, BasicQosOk {});
+            }
+            Method::BasicConsume(m) => return self.consume(id, number, &m),
+            Method::BasicCancel(m) => {
+                let queue = self.end_consumer(id, number, &m.consumer_tag);
+                if !m.no_wait {
+                    let consumer_tag = m.consumer_tag.into_owned();
+                    self.answer(id, number, BasicCancelOk { consumer_tag });
+                }
+                if let Some(queue) = queue {
+                    self.count("cancels", 1);
+                    self.consumer_left(&queue);
+                }
+            }
+            Method::BasicGet(m) => return self.get(id, number, &m.queue, m.no_ack),
+            Method::BasicRecover(m) => {
+                if !m.requeue {
+                    return Err(Trouble::Refused(540));
+                }
+                self.count("recovers", 1);
+                self.answer(id, number, BasicRecoverOk {});
+                self.recover(id, number)?;
+            }
+            Method::BasicRecoverAsync(m) => {
+                if !m.requeue {
+                    return Err(Trouble::Refused(540));
+                }
+                self.recover(id, number)?;
+            }
+            Method::ConfirmSelect(m) => {
+                match &channel.mode {
+                    Mode::Plain => {
+                        channel.mode = Mode::Confirm {
+                            last: 0,
+                            waiting: BTreeMap::new(),
+                        };
+                    }
+                    Mode::Confirm { .. } => {}
+                    Mode::Tx { .. } => return Err(Trouble::Refused(406)),
+                }
+                if !m.no_wait {
+                    self.answer(id, number, ConfirmSelectOk {});
+                }
+            }
+            Method::TxSelect(_) => {
+                match &channel.mode {
+                    Mode::Plain => {
+                        channel.mode = Mode::Tx {
+                            publishes: Vec::new(),
+                            settles: Vec::new(),
+                            committing: None,
+                        };
+                    }
+                    Mode::Tx { .. } => {}
+                    Mode::Confirm { .. } => return Err(Trouble::Refused(406)),
+                }
+                self.answer(id, number, TxSelectOk {});
+            }
+            Method::TxCommit(_) => return self.commit(id, number),
+            Method::TxRollback(_) => {
+                let Mode::Tx {
+                    publishes, settles, ..
+                } = &mut channel.mode
+                else {
+                    return Err(Trouble::Refused(406));
+                };
+                publishes.clear();
+                let back = std::mem::take(settles);
+                channel
+                    .unacked
+                    .extend(back.into_iter().flat_map(|(_, unacked)| unacked));
+                self.count("rollbacks", 1);
+                self.answer(id, number, TxRollbackOk {});
+            }
+            other => return self.declare_method(id, number, other),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,282 @@
+//! The core and the model side by side: whatever happens to one happens to the other.
+//!
+//! [`crate::sim`] puts connections around it; a test that knows what it wants to happen talks to it
+//! without them.
+
+use std::sync::Arc;
+
+use leveret_codec::{
+    BasicConsume, ChannelOpen, FieldTable, Method, PropertySummary, QueueDeclare, ShortStr,
+};
+use leveret_core::broker::Options;
+use leveret_core::{
+    Capabilities, Command, ConnectionId, Input, Limits, Lsn, Message, Now, Outbound, Outcome, Peer,
+    Permissions,
+};
+
+use crate::dice::Dice;
+use crate::fault::{Fault, Machine};
+use crate::invariants;
+use crate::log::{Log, Sends};
+use crate::model::{Checked, Event, Model, Published, Said, Violation, body};
+use crate::violation;
+
+/// Both of them, and the log between them.
+#[derive(Debug)]
+pub struct Pair {
+    /// The core.
+    pub machine: Machine,
+    /// The model.
+    pub model: Model,
+    /// What the core has recorded.
+    pub log: Log,
+}
+
+/// What a turn brought about.
+#[derive(Debug)]
+pub struct Turn {
+    /// What is to be written to connections.
+    pub sends: Sends,
+    /// Connections that are not to be read for now, or again.
+    pub reading: Vec<(ConnectionId, bool)>,
+}
+
+impl Pair {
+    /// An empty broker with these bounds for outboxes and bodies.
+    #[must_use]
+    pub fn new(
+        seed: u64,
+        outbox_max: usize,
+        body_max: usize,
+        fault: Option<Fault>,
+        dice: &mut Dice,
+    ) -> Self {
+        let options = Options {
+            vhost: Arc::from("/"),
+            seed: [seed as u8; 32],
+            limits: Limits {
+                outbox_bytes_max: outbox_max,
+                ..Limits::default()
+            },
+        };
+        Self {
+            machine: Machine::new(options, fault, dice),
+            model: Model::new(outbox_max, body_max),
+            log: Log::default(),
+        }
+    }
+
+    /// One input: what the core does about it is judged, and printed if `trace` says so.
+    ///
+    /// # Errors
+    /// If it was wrong.
+    pub fn turn(
+        &mut self,
+        now: Now,
+        input: Input,
+        event: Event,
+        trace: bool,
+    ) -> Result<Turn, Violation> {
+        let sends = self.machine.handle(now, input);
+        if trace {
+            for (id, sent) in &sends {
+                sent.iter()
+                    .for_each(|sent| println!("    -> {id:?} {sent:?}"));
+            }
+        }
+        let fx = &mut self.machine.fx;
+        fx.events.clear();
+        fx.garbage.clear();
+        let records = std::mem::take(&mut fx.records);
+        let mut reading = std::mem::take(&mut fx.reading);
+        self.log.append(records, &mut self.model)?;
+        self.model.turn(now, event, sends.clone())?;
+        reading.sort_unstable();
+        self.model.reading.sort_unstable();
+        if reading != self.model.reading {
+            let expected = &self.model.reading;
+            return Err(violation!("reading is {reading:?}, expected {expected:?}"));
+        }
+        self.machine.broker.check_invariants();
+        invariants::after_step(&self.machine.broker, &self.model)?;
+        Ok(Turn { sends, reading })
+    }
+}
+
+/// A broker, and clients that do what a test says. Panics where a run would fail.
+#[derive(Debug)]
+pub struct Script {
+    /// The broker.
+    pub pair: Pair,
+    now: Now,
+    names: slotmap::SlotMap<ConnectionId, ()>,
+}
+
+impl Script {
+    /// A broker with this bound for outboxes.
+    #[must_use]
+    pub fn new(outbox_max: usize) -> Self {
+        Self {
+            pair: Pair::new(1, outbox_max, 1 << 20, None, &mut Dice::new(1)),
+            now: Now::default(),
+            names: slotmap::SlotMap::with_key(),
+        }
+    }
+
+    fn turn(&mut self, input: Input, event: Event) -> Sends {
+        match self.pair.turn(self.now, input, event, false) {
+            Ok(turn) => turn.sends,
+            Err(violation) => panic!("{violation}"),
+        }
+    }
+
+    /// A client, and its channel 1.
+    pub fn client(&mut self) -> ConnectionId {
+        let id = self.names.insert(());
+        let capabilities = Capabilities::default();
+        let peer = Box::new(Peer {
+            user: Arc::from("guest"),
+            permissions: Permissions::all(),
+            impersonator: false,
+            capabilities,
+        });
+        self.turn(Input::Opened(id, peer), Event::Opened(id, capabilities));
+        self.says(id, 1, ChannelOpen::default());
+        id
+    }
+
+    /// A client says a method; returns all that is sent because of it.
+    pub fn says(
+        &mut self,
+        id: ConnectionId,
+        channel: u16,
+        method: impl Into<Method<'static>>,
+    ) -> Sends {
+        let method = method.into();
+        let said = Said::Method {
+            channel,
+            method: method.clone(),
+        };
+        let method = Box::new(method);
+        self.says_all(id, vec![(Command::Method { channel, method }, said)])
+    }
+
+    /// A client settles deliveries of its channel 1.
+    pub fn settles(
+        &mut self,
+        id: ConnectionId,
+        tag: u64,
+        multiple: bool,
+        outcome: Outcome,
+    ) -> Sends {
+        let command = Command::Settle {
+            channel: 1,
+            delivery_tag: tag,
+            multiple,
+            outcome,
+        };
+        let said = Said::Settle {
+            channel: 1,
+            tag,
+            multiple,
+            outcome,
+        };
+        self.says_all(id, vec![(command, said)])
+    }
+
+    /// A client publishes a message of so many octets on its channel 1; returns its number.
+    pub fn publishes(&mut self, id: ConnectionId, queue: &str, octets: usize) -> u64 {
+        let message = self.pair.model.published.len() as u64;
+        let header = leveret_codec::ContentHeader {
+            class_id: leveret_codec::CLASS_BASIC,
+            body_size: octets as u64,
+            flags: 0,
+            raw: &[],
+            summary: PropertySummary::default(),
+        };
+        let block = Message::build(&mut Vec::new(), "", queue, &header, &body(message, octets));
+        self.pair.model.published.push(Published {
+            exchange: String::new(),
+            keys: vec![queue.to_owned()],
+            sent: (0, Vec::new()),
+            flags: 0,
+            raw: Vec::new(),
+            headers: FieldTable::default(),
+            body_len: octets,
+            persistent: false,
+            refused: None,
+        });
+        let mandatory = false;
+        let command = Command::Publish {
+            channel: 1,
+            mandatory,
+            message: block,
+        };
+        let said = Said::Publish {
+            channel: 1,
+            id: message,
+            mandatory,
+        };
+        self.says_all(id, vec![(command, said)]);
+        message
+    }
+
+    /// A client declares a queue.
+    pub fn declares(&mut self, id: ConnectionId, queue: &'static str) {
+        let declare = QueueDeclare {
+            queue: ShortStr::from_static(queue),
+            ..QueueDeclare::default()
+        };
+        self.says(id, 1, declare);
+    }
+
+    /// A client consumes from a queue, with acks unless `consume` says otherwise.
+    pub fn consumes(
+        &mut self,
+        id: ConnectionId,
+        queue: &'static str,
+        tag: &'static str,
+        consume: BasicConsume<'static>,
+    ) -> Sends {
+        let consume = BasicConsume {
+            queue: ShortStr::from_static(queue),
+            consumer_tag: ShortStr::from_static(tag),
+            ..consume
+        };
+        self.says(id, 1, consume)
+    }
+
+    /// The writer of a connection has written so many octets.
+    pub fn drained(&mut self, id: ConnectionId, octets: usize) -> Sends {
+        self.turn(Input::Drained(id, octets), Event::Drained(id, octets))
+    }
+
+    /// The log has come to its end.
+    pub fn synced(&mut self) -> Sends {
+        let last: Lsn = self.pair.log.last;
+        self.pair.log.durable = last;
+        self.turn(Input::Durable(last), Event::Durable(last))
+    }
+
+    /// What a restart would find is right.
+    pub fn check_log(&self) {
+        let checked: Checked = self.pair.log.check(&self.pair.model);
+        assert_eq!(checked, Ok(()));
+    }
+
+    fn says_all(&mut self, id: ConnectionId, commands: Vec<(Command, Said)>) -> Sends {
+        let (commands, said) = commands.into_iter().unzip();
+        self.turn(Input::Commands(id, commands), Event::Commands(id, said))
+    }
+}
+
+/// The messages that were delivered to a connection.
+#[must_use]
+pub fn delivered(sends: &Sends, id: ConnectionId) -> Vec<u64> {
+    let sent = sends.get(&id).into_iter().flatten();
+    sent.filter_map(|sent| match sent {
+        Outbound::Deliver { message, .. } => crate::model::identify(message),
+        _ => None,
+    })
+    .collect()
+}

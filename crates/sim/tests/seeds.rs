@@ -1,0 +1,147 @@
+//! Many seeds, and that they did something; and that mistakes in the broker are noticed.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use leveret_sim::{Failure, Fault, Setup, Tally, run};
+
+/// Runs in `make test`. More are run with `cargo run -p leveret-sim -- --for SECONDS`.
+const SEEDS: u64 = 2_000;
+
+/// Threads over the seeds; each seed runs on one.
+const THREADS: u64 = 2;
+
+/// What has to have happened in all runs together, and how often at least. A number that falls
+/// below says that the clients have gone lazy, and that everything else here proves little.
+#[rustfmt::skip]
+const WORK: [(&str, u64); 33] = [
+    ("binds",                   10_000),
+    ("blocked",                  1_000),
+    ("cancel notifications",       300),
+    ("cancels",                  1_000),
+    ("channel errors",           5_000),
+    ("commits",                  1_000),
+    ("commits that waited",        300),
+    ("confirms",                20_000),
+    ("connection errors",          100),
+    ("consumers",               10_000),
+    ("copies",                  50_000),
+    ("cuts",                     1_000),
+    ("deleted queues",             300),
+    ("deliveries",              50_000),
+    ("exchanges",                1_000),
+    ("expired queues",              50),
+    ("gets",                    10_000),
+    ("half closed",              1_000),
+    ("left waiting: full outbox",    100),
+    ("left waiting: own prefetch",   100),
+    ("left waiting: shared prefetch",100),
+    ("oversize",                    50),
+    ("publishes",               50_000),
+    ("purged",                   1_000),
+    ("queues",                   2_000),
+    ("recovers",                   300),
+    ("redeliveries",            10_000),
+    ("refused by the session",      50),
+    ("requeues",                10_000),
+    ("returns",                  2_000),
+    ("rollbacks",                  200),
+    ("session timeouts",           100),
+    ("settled",                  5_000),
+];
+
+#[test]
+fn every_promise_holds_in_every_run() {
+    let next = AtomicU64::new(0);
+    let (sender, results) = mpsc::channel();
+    let (totals, failures) = thread::scope(|scope| {
+        for _ in 0..THREADS {
+            let (sender, next) = (sender.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= SEEDS {
+                        return;
+                    }
+                    let setup = Setup {
+                        seed,
+                        ..Setup::default()
+                    };
+                    sender.send(run(&setup)).expect("somebody collects");
+                }
+            });
+        }
+        drop(sender);
+        collect(&results)
+    });
+    for failure in failures.iter().take(10) {
+        eprintln!("{failure}");
+    }
+    assert!(failures.is_empty(), "{} runs failed", failures.len());
+    let lazy: Vec<_> = WORK
+        .iter()
+        .filter(|(what, least)| totals.get(what).copied().unwrap_or_default() < *least)
+        .collect();
+    assert!(lazy.is_empty(), "too little of {lazy:?} in {totals:#?}");
+}
+
+fn collect(results: &mpsc::Receiver<(Tally, Result<(), Failure>)>) -> (Tally, Vec<Failure>) {
+    let mut totals = BTreeMap::new();
+    let mut failures = Vec::new();
+    for (tally, result) in results {
+        for (what, n) in tally {
+            *totals.entry(what).or_insert(0) += n;
+        }
+        failures.extend(result.err());
+    }
+    failures.sort_by_key(|failure| failure.seed);
+    (totals, failures)
+}
+
+/// The same seed, the same run: otherwise no failure could be replayed.
+#[test]
+fn a_run_is_replayed_from_its_seed() {
+    for seed in 0..20 {
+        let setup = Setup {
+            seed,
+            ..Setup::default()
+        };
+        assert_eq!(run(&setup).0, run(&setup).0, "seed {seed}");
+    }
+}
+
+/// Each kind of mistake is made in many runs and noticed in most of them. Not in all: it may come
+/// too late to matter, or hit what nobody could have seen.
+#[test]
+fn mistakes_are_noticed() {
+    let mut unnoticed = Vec::new();
+    for fault in Fault::ALL {
+        let (mut made, mut noticed) = (0, 0);
+        for seed in 0..100 {
+            let setup = Setup {
+                seed,
+                fault: Some(fault),
+                ..Setup::default()
+            };
+            let (tally, result) = run(&setup);
+            if tally.contains_key("faults") {
+                made += 1;
+                noticed += u32::from(result.is_err());
+            } else {
+                assert_eq!(result.map_err(|failure| failure.to_string()), Ok(()));
+            }
+            if made >= 10 {
+                break;
+            }
+        }
+        if made < 8 || noticed * 3 < made * 2 {
+            unnoticed.push((fault, made, noticed));
+        }
+    }
+    assert!(
+        unnoticed.is_empty(),
+        "mistake, made, noticed: {unnoticed:?}"
+    );
+}
