@@ -16,7 +16,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use slotmap::{SecondaryMap, SlotMap};
 
 use leveret_codec::{
-    ChannelCloseOk, ConnectionBlocked, ConnectionUnblocked, FieldTable, ShortStr, TxCommitOk,
+    ChannelCloseOk, ConnectionBlocked, ConnectionUnblocked, FieldTable, RawTable, ShortStr,
+    TxCommitOk,
 };
 
 use crate::binding::Bindings;
@@ -37,6 +38,10 @@ use crate::queue::Queue;
 use crate::record::Fact;
 use crate::router::Router;
 use crate::timer::Timers;
+
+/// Largest argument table of a queue, exchange or binding, in octets: they are kept, and limits
+/// count things, not octets.
+const ARGUMENTS_BYTES_MAX: usize = 64 * 1_024;
 
 /// One vhost with everything in it.
 #[derive(Debug)]
@@ -342,6 +347,16 @@ impl Vhost {
         Err(AmqpError::access_refused(format_args!(
             "{access} access to {what} refused for user '{user}'"
         )))
+    }
+
+    /// 406 for an argument table that is too large to be kept.
+    pub(crate) fn check_arguments(&self, arguments: &RawTable<'_>) -> Result<(), AmqpError> {
+        let size = arguments.as_bytes().len();
+        if size > ARGUMENTS_BYTES_MAX {
+            let why = format_args!("arguments of {size} octets exceed {ARGUMENTS_BYTES_MAX}");
+            return Err(AmqpError::precondition_failed(why));
+        }
+        Ok(())
     }
 
     pub(crate) fn queue_named<'a>(&'a self, name: &'a str) -> Named<'a> {

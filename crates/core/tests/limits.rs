@@ -3,7 +3,7 @@
 mod common;
 
 use common::{BrokerTest, basic_consume, exchange_declare, queue_declare};
-use leveret_codec::QueueBind;
+use leveret_codec::{FieldValue, QueueBind, ShortStr};
 use leveret_core::Limits;
 
 fn limits() -> Limits {
@@ -83,5 +83,27 @@ fn consumers_of_a_channel() {
     assert_eq!(
         error.text,
         "NOT_ALLOWED - reached maximum (2) of consumers per channel"
+    );
+}
+
+#[test]
+fn argument_tables_are_kept_so_they_are_limited() {
+    let note = FieldValue::from("x".repeat(64 * 1_024));
+    let mut t = BrokerTest::new();
+    let ch = t.client();
+    t.queue(ch, "q");
+    t.method(
+        ch,
+        QueueBind {
+            queue: ShortStr::from_static("q"),
+            exchange: ShortStr::from_static("amq.direct"),
+            arguments: common::table([("note", note)]),
+            ..QueueBind::default()
+        },
+    );
+    t.expect_close(
+        ch,
+        406,
+        "PRECONDITION_FAILED - arguments of 65546 octets exceed 65536",
     );
 }

@@ -72,6 +72,7 @@ impl Vhost {
         refuse_default(name)?;
         let named = self.exchange_named(name);
         self.permit(from.connection, Access::Configure, named)?;
+        self.check_arguments(&m.arguments)?;
         let arguments = m.arguments.parse();
         if let Some(existing) = self
             .exchange_names
@@ -251,6 +252,7 @@ impl Vhost {
         fx: &mut Effects,
     ) -> Result<(), AmqpError> {
         self.permit_binding(from, names)?;
+        self.check_arguments(names.arguments)?;
         let source = self.find_exchange(names.source)?;
         let destination = if names.to_queue {
             Destination::Queue(self.find_queue(names.destination)?)

@@ -100,6 +100,7 @@ impl Vhost {
         m: &QueueDeclare<'_>,
         fx: &mut Effects,
     ) -> Result<QueueId, AmqpError> {
+        self.check_arguments(&m.arguments)?;
         let arguments = m.arguments.parse();
         let quorum = is_quorum(&arguments);
         if name.is_empty() && quorum {
