@@ -83,7 +83,9 @@ impl History {
                         .insert(stream, *id)
                         .is_some_and(|before| before > *id)
                     {
-                        return Err(violation!("message {id} of '{queue}' comes too late"));
+                        return Err(violation!(
+                            "message {id} of '{queue}' comes too late on channel {channel} from {publisher}"
+                        ));
                     }
                 }
                 Event::Confirmed(channel, number, multiple) => {

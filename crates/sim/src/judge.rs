@@ -149,13 +149,14 @@ impl Model {
             .connections
             .get(&at)
             .and_then(|c| c.channels.get(&on)?.as_ref());
-        let limited = other.prefetch > 0 || shared.is_none_or(|channel| channel.shared > 0);
-        let never_waits = self.outbox_max >= 1 << 20 && (other.no_ack || !limited);
+        // One that waits for a shared prefetch is woken in its turn, whatever its priority.
+        let held = !other.no_ack && shared.is_none_or(|channel| channel.shared > 0);
+        let never_waits = self.outbox_max >= 1 << 20 && (other.no_ack || other.prefetch == 0);
         let room = self
             .connections
             .get(&at)
             .is_some_and(|c| self.has_ample_room(c));
-        other.priority > priority && room && (at != id || never_waits)
+        other.priority > priority && room && !held && (at != id || never_waits)
     }
 
     /// Whether a consumer could have this message now, and if not, why.

@@ -18,7 +18,7 @@ use crate::dice::Dice;
 use crate::fault::{Fault, Machine};
 use crate::invariants;
 use crate::log::{Log, Sends};
-use crate::model::{Checked, Event, Model, Published, Said, Violation, body};
+use crate::model::{Checked, Event, Model, Published, Said, Violation, body, identify};
 use crate::violation;
 
 /// Both of them, and the log between them.
@@ -81,7 +81,7 @@ impl Pair {
         if trace {
             for (id, sent) in &sends {
                 sent.iter()
-                    .for_each(|sent| println!("    -> {id:?} {sent:?}"));
+                    .for_each(|sent| println!("    -> {id:?} {}{sent:?}", number(sent)));
             }
         }
         let fx = &mut self.machine.fx;
@@ -100,6 +100,18 @@ impl Pair {
         self.machine.broker.check_invariants();
         invariants::after_step(&self.machine.broker, &self.model)?;
         Ok(Turn { sends, reading })
+    }
+}
+
+/// The number of the message that is sent, if one is.
+fn number(sent: &Outbound) -> String {
+    match sent {
+        Outbound::Deliver { message, .. }
+        | Outbound::GetOk { message, .. }
+        | Outbound::Return { message, .. } => {
+            identify(message).map_or_else(String::new, |id| format!("#{id} "))
+        }
+        _ => String::new(),
     }
 }
 
@@ -275,7 +287,7 @@ impl Script {
 pub fn delivered(sends: &Sends, id: ConnectionId) -> Vec<u64> {
     let sent = sends.get(&id).into_iter().flatten();
     sent.filter_map(|sent| match sent {
-        Outbound::Deliver { message, .. } => crate::model::identify(message),
+        Outbound::Deliver { message, .. } => identify(message),
         _ => None,
     })
     .collect()

@@ -97,7 +97,7 @@ impl Plan {
             message_size_max: 20_000,
             chunk_max: dice.one_of(&[60, 500, 5_000, 100_000]),
             pipe: dice.one_of(&[500, 5_000, 65_536]),
-            ms_per_step: dice.one_of(&[0, 1, 3, 3, 40]),
+            ms_per_step: dice.one_of(&[0, 1, 3, 3, 40, 400]),
             hurry: dice.one_of(&[0, 10, 50, 90]),
             whole_batches: dice.one_of(&[0, 50, 100]),
             log: dice.one_of(&[10, 60, 300]),

@@ -424,10 +424,13 @@ impl Client {
         }
         let named = world.dice.chance(80);
         let mut tag = format!("c{}", channel.consumers.len());
+        let mut known = queue.clone();
         if world.dice.chance(1)
             && let Some(used) = channel.consuming.first()
         {
-            tag.clone_from(used); // 530
+            // Refused, unless it ended and nobody told; then there is no telling one from the other.
+            tag.clone_from(used);
+            known.clear();
         }
         let mut arguments = FieldTable::default();
         if world.dice.chance(20) {
@@ -436,10 +439,7 @@ impl Client {
         }
         if named {
             channel.consuming.insert(tag.clone());
-            channel
-                .consumers
-                .entry(tag.clone())
-                .or_insert_with(|| (queue.clone(), no_ack));
+            channel.consumers.insert(tag.clone(), (known, no_ack));
         } else {
             channel.starting.push_back((queue.clone(), no_ack));
         }
