@@ -1,6 +1,6 @@
 //! What a vhost knows of one connection.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, QueueId};
 use crate::input::Peer;
@@ -9,14 +9,14 @@ use crate::input::Peer;
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) peer: Box<Peer>,
-    /// By channel number; short for most, and never longer than the client's highest number.
-    channels: Vec<Slot>,
+    /// Ascending by number. Numbers are the client's choice, so this is no table of all of them.
+    channels: Vec<(u16, Slot)>,
     /// Cost of deliveries handed out and not yet drained (`Outbound::delivery_cost`).
     pub(crate) outbox_bytes: usize,
     /// Consumers left out of their rings because the outbox was full, longest waiting first.
     pub(crate) starved: VecDeque<ConsumerKey>,
     /// Its exclusive queues.
-    pub(crate) exclusive: Vec<QueueId>,
+    pub(crate) exclusive: BTreeSet<QueueId>,
     /// It was closed with an error: nothing of it is obeyed any more.
     pub(crate) closing: bool,
     /// It has published at least once, so a resource alarm concerns it.
@@ -44,7 +44,7 @@ impl Connection {
             channels: Vec::new(),
             outbox_bytes: 0,
             starved: VecDeque::new(),
-            exclusive: Vec::new(),
+            exclusive: BTreeSet::new(),
             closing: false,
             publishes: false,
             paused: false,
@@ -54,28 +54,34 @@ impl Connection {
     }
 
     pub(crate) fn channel(&self, number: u16) -> Slot {
-        self.channels
-            .get(usize::from(number))
-            .copied()
-            .unwrap_or_default()
+        self.find(number)
+            .map_or(Slot::Closed, |at| self.channels[at].1)
     }
 
     pub(crate) fn set_channel(&mut self, number: u16, slot: Slot) {
-        let at = usize::from(number);
-        if at >= self.channels.len() {
-            self.channels.resize(at + 1, Slot::Closed);
-        }
-        self.channels[at] = slot;
-        if slot == Slot::Closed {
-            while self.channels.last() == Some(&Slot::Closed) {
-                self.channels.pop();
+        match (self.find(number), slot) {
+            (Ok(at), Slot::Closed) => {
+                self.channels.remove(at);
             }
+            (Ok(at), slot) => self.channels[at].1 = slot,
+            (Err(_), Slot::Closed) => {}
+            (Err(at), slot) => self.channels.insert(at, (number, slot)),
+        }
+    }
+
+    /// Where a channel is, or would be.
+    fn find(&self, number: u16) -> Result<usize, usize> {
+        // Most clients number their channels from 1 without gaps.
+        let guess = usize::from(number).saturating_sub(1);
+        match self.channels.get(guess) {
+            Some(&(found, _)) if found == number => Ok(guess),
+            _ => self.channels.binary_search_by_key(&number, |&(n, _)| n),
         }
     }
 
     /// Its open channels, ascending by number.
     pub(crate) fn open_channels(&self) -> Vec<ChannelKey> {
-        let open = |slot: &Slot| match slot {
+        let open = |(_, slot): &(u16, Slot)| match slot {
             Slot::Open(key) => Some(*key),
             Slot::Closed | Slot::Closing => None,
         };

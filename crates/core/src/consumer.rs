@@ -1,6 +1,7 @@
 //! Consumers, and whose turn it is.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::ids::{ChannelKey, ConsumerKey, QueueId};
@@ -47,58 +48,53 @@ impl Consumer {
 /// among equals in turn.
 #[derive(Debug, Default)]
 pub(crate) struct Ring {
-    /// Descending by priority, none empty.
-    levels: Vec<(i32, VecDeque<ConsumerKey>)>,
+    /// None empty. A map, because a client may give each of its consumers a priority of its own.
+    levels: BTreeMap<Reverse<i32>, VecDeque<ConsumerKey>>,
 }
 
 impl Ring {
     /// Whose turn it is.
     pub(crate) fn first(&self) -> Option<ConsumerKey> {
-        self.levels
-            .first()
-            .and_then(|(_, level)| level.front().copied())
+        let (_, level) = self.levels.first_key_value()?;
+        level.front().copied()
     }
 
     /// Adds a consumer behind all others of its priority.
     pub(crate) fn push(&mut self, priority: i32, consumer: ConsumerKey) {
-        match self.levels.binary_search_by(|(p, _)| priority.cmp(p)) {
-            Ok(at) => self.levels[at].1.push_back(consumer),
-            Err(at) => self
-                .levels
-                .insert(at, (priority, VecDeque::from([consumer]))),
-        }
+        let level = self.levels.entry(Reverse(priority)).or_default();
+        level.push_back(consumer);
     }
 
     /// The first one was served: it goes behind its equals.
     pub(crate) fn rotate(&mut self) {
-        if let Some((_, level)) = self.levels.first_mut()
-            && level.len() > 1
+        if let Some(mut first) = self.levels.first_entry()
+            && first.get().len() > 1
         {
-            level.rotate_left(1);
+            first.get_mut().rotate_left(1);
         }
     }
 
     /// Takes the first one out.
     pub(crate) fn pop(&mut self) -> Option<ConsumerKey> {
-        let (_, level) = self.levels.first_mut()?;
-        let consumer = level.pop_front();
-        if level.is_empty() {
-            self.levels.remove(0);
+        let mut first = self.levels.first_entry()?;
+        let consumer = first.get_mut().pop_front();
+        if first.get().is_empty() {
+            first.remove();
         }
         consumer
     }
 
     /// Takes out every consumer that does not satisfy `stays`, wherever it stands.
     pub(crate) fn retain(&mut self, stays: impl Fn(ConsumerKey) -> bool) {
-        for (_, level) in &mut self.levels {
+        self.levels.retain(|_, level| {
             level.retain(|&consumer| stays(consumer));
-        }
-        self.levels.retain(|(_, level)| !level.is_empty());
+            !level.is_empty()
+        });
     }
 
     /// All consumers in it, in the order of their turns.
     pub(crate) fn iter(&self) -> impl Iterator<Item = ConsumerKey> {
-        self.levels.iter().flat_map(|(_, level)| level).copied()
+        self.levels.values().flatten().copied()
     }
 }
 

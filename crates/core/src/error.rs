@@ -2,7 +2,7 @@
 //!
 //! Clients match on the texts, so they are RabbitMQ's to the letter and start with the constant.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// A refusal: it becomes `channel.close` or `connection.close`, as [`ReplyCode::scope`] says.
 ///
@@ -195,9 +195,21 @@ impl AmqpError {
     }
 }
 
+/// Most characters of a text in a log line; no more reaches the client either.
+const SHOWN_MAX: usize = 255;
+
 impl fmt::Display for AmqpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.code.value(), self.text)
+        // For logs: texts quote what clients say, which must not begin a line of its own.
+        write!(f, "{} ", self.code.value())?;
+        for c in self.text.chars().take(SHOWN_MAX) {
+            if c.is_control() {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                f.write_char(c)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -34,7 +34,7 @@ impl Vhost {
             .exclusive
             .and_then(|owner| self.connections.get_mut(owner))
         {
-            connection.exclusive.retain(|&other| other != id);
+            connection.exclusive.remove(&id);
         }
         if queue.durable {
             self.record(

@@ -167,11 +167,6 @@ impl Vhost {
         todo.push(exchange);
         let mut repeatable = true;
         while let Some(id) = todo.pop() {
-            found.clear();
-            if id == self.default_exchange {
-                let named = keys.iter().filter_map(|&key| self.queue_names.get(key));
-                found.extend(named.map(|&queue| Destination::Queue(queue)));
-            }
             let Some(exchange) = self.exchanges.get_mut(id) else {
                 continue;
             };
@@ -180,27 +175,39 @@ impl Vhost {
             }
             exchange.passed = pass;
             repeatable &= !exchange.routes.looks_at_content();
+            // A key more changes nothing for those that do not look at it.
+            let keys = if exchange.routes.looks_at_key() {
+                keys
+            } else {
+                &keys[..1]
+            };
+            let mut nowhere = true;
             for key in keys {
+                found.clear();
+                if id == self.default_exchange {
+                    found.extend(self.queue_names.get(*key).map(|&id| Destination::Queue(id)));
+                }
                 exchange.routes.route(key, message, &mut found);
+                nowhere &= found.is_empty();
+                for destination in &found {
+                    match *destination {
+                        Destination::Exchange(next) => todo.push(next),
+                        Destination::Queue(queue) => {
+                            if let Some(entry) = self.queues.get_mut(queue)
+                                && entry.reached != pass
+                            {
+                                entry.reached = pass;
+                                self.router.queues.push(queue);
+                            }
+                        }
+                    }
+                }
             }
-            if found.is_empty()
+            if nowhere
                 && let Some(alternate) = &exchange.alternate
                 && let Some(&alternate) = self.exchange_names.get(alternate)
             {
                 todo.push(alternate);
-            }
-            for destination in &found {
-                match *destination {
-                    Destination::Exchange(next) => todo.push(next),
-                    Destination::Queue(queue) => {
-                        if let Some(entry) = self.queues.get_mut(queue)
-                            && entry.reached != pass
-                        {
-                            entry.reached = pass;
-                            self.router.queues.push(queue);
-                        }
-                    }
-                }
             }
         }
         self.router.todo = todo;

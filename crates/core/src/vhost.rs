@@ -160,8 +160,14 @@ impl Vhost {
         }
         let exclusive = std::mem::take(&mut connection.exclusive);
         let channels = connection.open_channels();
-        for &channel in &channels {
-            self.cancel_all(channel, fx);
+        // All at once: a queue may have very many of them, on very many channels.
+        let consumers: Vec<ConsumerKey> = channels
+            .iter()
+            .filter_map(|&key| self.channels.get(key))
+            .flat_map(|channel| channel.consumers.values().copied())
+            .collect();
+        for queue in self.end_consumers(&consumers) {
+            self.delete_if_unused(queue, fx);
         }
         for queue in exclusive {
             self.delete_queue(queue, fx);

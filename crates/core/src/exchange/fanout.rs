@@ -24,6 +24,10 @@ impl ExchangeType for Fanout {
         self.destinations.add_to(to);
     }
 
+    fn looks_at_key(&self) -> bool {
+        false
+    }
+
     fn census(&self) -> BTreeMap<Destination, usize> {
         let mut census = BTreeMap::new();
         self.destinations.count_into(&mut census);

@@ -120,6 +120,10 @@ impl ExchangeType for Headers {
         to.extend(matching.map(|matcher| matcher.destination));
     }
 
+    fn looks_at_key(&self) -> bool {
+        false
+    }
+
     fn looks_at_content(&self) -> bool {
         true
     }

@@ -11,6 +11,7 @@ mod topic;
 mod topic_trie;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
@@ -43,6 +44,11 @@ pub(crate) trait ExchangeType: fmt::Debug + Send {
         false
     }
 
+    /// Whether the routing key decides at all.
+    fn looks_at_key(&self) -> bool {
+        true
+    }
+
     /// How many bindings lead to each destination, to be compared with the register's.
     fn census(&self) -> BTreeMap<Destination, usize>;
 }
@@ -69,21 +75,18 @@ pub(crate) struct Exchange {
 
 /// Destinations in order, each with the number of bindings that lead to it.
 #[derive(Debug, Default)]
-struct Destinations(Vec<(Destination, u32)>);
+struct Destinations(BTreeMap<Destination, u32>);
 
 impl Destinations {
     fn add(&mut self, destination: Destination) {
-        match self.0.binary_search_by_key(&destination, |&(d, _)| d) {
-            Ok(at) => self.0[at].1 += 1,
-            Err(at) => self.0.insert(at, (destination, 1)),
-        }
+        *self.0.entry(destination).or_default() += 1;
     }
 
     fn remove(&mut self, destination: Destination) {
-        if let Ok(at) = self.0.binary_search_by_key(&destination, |&(d, _)| d) {
-            self.0[at].1 -= 1;
-            if self.0[at].1 == 0 {
-                self.0.remove(at);
+        if let Entry::Occupied(mut bindings) = self.0.entry(destination) {
+            *bindings.get_mut() -= 1;
+            if *bindings.get() == 0 {
+                bindings.remove();
             }
         }
     }
@@ -93,12 +96,12 @@ impl Destinations {
     }
 
     fn count_into(&self, census: &mut BTreeMap<Destination, usize>) {
-        for &(destination, bindings) in &self.0 {
-            *census.entry(destination).or_default() += bindings as usize;
+        for (destination, bindings) in &self.0 {
+            *census.entry(*destination).or_default() += *bindings as usize;
         }
     }
 
     fn add_to(&self, to: &mut Vec<Destination>) {
-        to.extend(self.0.iter().map(|&(destination, _)| destination));
+        to.extend(self.0.keys().copied());
     }
 }

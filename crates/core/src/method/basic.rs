@@ -270,7 +270,7 @@ impl Vhost {
             }
         } else {
             self.metrics.got_manual += 1;
-            entry.deliveries += 1;
+            entry.deliveries = entry.deliveries.saturating_add(1);
             queue.unacked += 1;
             channel.unacked.push(
                 delivery_tag,

@@ -27,6 +27,12 @@ const LOOKED_AT: u16 = flags::HEADERS | flags::REPLY_TO | flags::EXPIRATION | fl
 /// Longest expiration, in milliseconds: ten years.
 const EXPIRATION_MAX_MS: u128 = 315_360_000_000;
 
+/// Most keys in CC and BCC together: each is a routing of its own, and all of them are one turn.
+const COPIES_MAX: usize = 256;
+
+/// Longest routing key, in octets: what a short string holds.
+const ROUTING_KEY_MAX: usize = 255;
+
 /// More routing keys than the message's own.
 #[derive(Debug, Default)]
 struct Copies {
@@ -324,6 +330,12 @@ impl Copies {
                         .filter_map(|key| key.as_str())
                         .map(str::to_owned),
                 );
+                let longest = self.keys.iter().map(String::len).max().unwrap_or(0);
+                if self.keys.len() > COPIES_MAX || longest > ROUTING_KEY_MAX {
+                    return Err(AmqpError::precondition_failed(format_args!(
+                        "more than {COPIES_MAX} keys in CC and BCC, or one of more than {ROUTING_KEY_MAX} octets"
+                    )));
+                }
                 Ok(())
             }
             Some(other) => Err(AmqpError::precondition_failed(format_args!(

@@ -186,7 +186,7 @@ impl Vhost {
         if m.exclusive
             && let Some(connection) = self.connections.get_mut(from.connection)
         {
-            connection.exclusive.push(id);
+            connection.exclusive.insert(id);
         }
         self.metrics.queues_created += 1;
         fx.events.push(Event::QueueCreated { queue: name });
