@@ -119,7 +119,11 @@ async fn guard<T>(connection: impl Future<Output = T>) -> Option<T> {
         |cx| match catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(cx))) {
             Ok(Poll::Ready(end)) => Poll::Ready(Some(end)),
             Ok(Poll::Pending) => Poll::Pending,
-            Err(_panic) => Poll::Ready(None),
+            Err(_panic) => {
+                // The worker's buffer may hold requests of this connection: nobody else's.
+                RECEIVED.set(Received::default());
+                Poll::Ready(None)
+            }
         },
     )
     .await

@@ -142,6 +142,19 @@ fn reply_cost(outbound: &Outbound) -> usize {
     }
 }
 
+/// Tells the reader that the writer has ended, also if that was a panic: it would wait for ever.
+struct Ending {
+    link: Arc<Link>,
+    error: Option<io::Error>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.link.outbox.finish();
+        self.link.writer_ended(self.error.take());
+    }
+}
+
 /// The task that writes what a connection's outbox holds.
 #[derive(Debug)]
 pub struct Writer<W> {
@@ -180,9 +193,11 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     /// Writes until the outbox is finished, the peer was told goodbye, or the socket fails. Then
     /// the reader is told. The socket is left open.
     pub async fn run(mut self) -> W {
-        let result = self.write_all().await;
-        self.link.outbox.finish();
-        self.link.writer_ended(result.err());
+        let mut ending = Ending {
+            link: Arc::clone(&self.link),
+            error: None,
+        };
+        ending.error = self.write_all().await.err();
         self.socket
     }
 
