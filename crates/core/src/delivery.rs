@@ -241,6 +241,18 @@ impl Vhost {
     /// The prefetch that the consumers of a channel share may have something left: whoever waited
     /// longest for it goes first.
     pub(crate) fn wake_held(&mut self, key: ChannelKey, fx: &mut Effects) {
+        if let Some(channel) = self.channels.get_mut(key)
+            && channel.prefetch_shared == 0
+        {
+            // There is no limit any more, so nobody goes first but by priority.
+            let held = std::mem::take(&mut channel.held);
+            let joined = held.into_iter().filter_map(|consumer| self.join_ring(consumer));
+            let queues: Vec<QueueId> = joined.collect();
+            for queue in queues {
+                self.pump(queue, fx);
+            }
+            return;
+        }
         while let Some(channel) = self.channels.get_mut(key)
             && channel.below_prefetch()
             && let Some(consumer) = channel.held.pop_front()
