@@ -13,6 +13,14 @@ fn one_at_a_time() -> BasicQos {
     }
 }
 
+fn shared(prefetch_count: u16) -> BasicQos {
+    BasicQos {
+        prefetch_count,
+        global: true,
+        ..BasicQos::default()
+    }
+}
+
 fn with_priority(priority: i32) -> BasicConsume<'static> {
     let mut arguments = FieldTable::default();
     arguments.insert("x-priority", FieldValue::I32(priority));
@@ -20,6 +28,24 @@ fn with_priority(priority: i32) -> BasicConsume<'static> {
         arguments: RawTable::from_table(&arguments),
         ..BasicConsume::default()
     }
+}
+
+/// A shared prefetch was lifted. Whoever had waited longest for it was woken first, and had taken
+/// everything when the consumer of higher priority was.
+#[test]
+fn a_lifted_shared_prefetch_wakes_everybody_before_it_delivers() {
+    let mut script = Script::new(ROOM);
+    let a = script.client();
+    script.declares(a, "q");
+    script.says(a, 1, shared(1));
+    script.consumes(a, "q", "low", with_priority(-1));
+    script.publishes(a, "q", 10);
+    script.publishes(a, "q", 10); // waits for `low`
+    script.consumes(a, "q", "high", with_priority(1));
+    script.publishes(a, "q", 10);
+
+    let sends = script.says(a, 1, shared(0));
+    assert_eq!(delivered(&sends, a), [1, 2]);
 }
 
 /// Two consumers of a channel got their credit back at once. The first was woken and the queue
