@@ -246,7 +246,9 @@ impl Vhost {
         {
             // There is no limit any more, so nobody goes first but by priority.
             let held = std::mem::take(&mut channel.held);
-            let joined = held.into_iter().filter_map(|consumer| self.join_ring(consumer));
+            let joined = held
+                .into_iter()
+                .filter_map(|consumer| self.join_ring(consumer));
             let queues: Vec<QueueId> = joined.collect();
             for queue in queues {
                 self.pump(queue, fx);
