@@ -94,7 +94,6 @@ impl Fault {
         matches!(
             self,
             Self::BeyondPrefetch
-                | Self::EarlyConfirm
                 | Self::DropConfirm
                 | Self::LoseRequeue
                 | Self::InventRequeue
@@ -205,11 +204,13 @@ impl Machine {
         }
         if fault == Fault::EarlyConfirm
             && let Some(last) = self.fx.records.last().map(|record| record.lsn)
-            && self.strikes()
         {
             self.broker.handle(now, Input::Durable(last), &mut self.fx);
-            self.fx
-                .drain_sends(|id, batch| sends.entry(id).or_default().extend(batch.drain(..)));
+            let happened = &mut self.happened;
+            self.fx.drain_sends(|id, batch| {
+                *happened |= !batch.is_empty(); // confirms, and answers to commits
+                sends.entry(id).or_default().extend(batch.drain(..));
+            });
         }
         for batch in sends.values_mut() {
             if fault == Fault::HalfCommit && self.happened {

@@ -42,6 +42,7 @@ impl Log {
     /// # Errors
     /// If the records are not numbered one after the other, or make no sense.
     pub fn append(&mut self, records: Vec<Record>, model: &mut Model) -> Checked {
+        model.recorded_count = records.len();
         model.recorded = records.last().map(|record| record.lsn);
         for record in records {
             if record.lsn.0 != self.last.0 + 1 {

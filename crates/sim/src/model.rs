@@ -181,6 +181,8 @@ pub struct Model {
     pub records: BTreeMap<u64, Lsn>,
     /// The last record of this turn, if there is one.
     pub recorded: Option<Lsn>,
+    /// Records of this turn.
+    pub recorded_count: usize,
     /// How often things happened.
     pub tally: Tally,
     /// Pauses of reading that the last turn has to ask for.
@@ -212,6 +214,7 @@ impl Model {
             published: Vec::new(),
             records: BTreeMap::new(),
             recorded: None,
+            recorded_count: 0,
             tally: Tally::new(),
             reading: Vec::new(),
             expected: BTreeMap::new(),

@@ -308,6 +308,12 @@ impl Model {
             }
             self.eat()?;
         }
+        if self.recorded_count > 1 {
+            let count = self.recorded_count;
+            return Err(
+                violation!("{count} records for one commit: a restart may find half").into(),
+            );
+        }
         self.count("commits", 1);
         let due = self.recorded.filter(|lsn| *lsn > self.durable);
         match self.channel(id, number).map(|channel| &mut channel.mode) {

@@ -53,6 +53,8 @@ pub struct Plan {
     pub log: u64,
     /// Weight of accidents: cut connections, alarms, evictions, clocks that are set.
     pub accidents: u64,
+    /// Writers report what they have written only from a quarter of an outbox on.
+    pub lazy_reports: bool,
     pub(crate) frame_max: u32,
     pub(crate) heartbeats: bool,
     pub(crate) large: bool,
@@ -102,6 +104,7 @@ impl Plan {
             whole_batches: dice.one_of(&[0, 50, 100]),
             log: dice.one_of(&[10, 60, 300]),
             accidents: dice.one_of(&[0, 2, 5, 20]),
+            lazy_reports: dice.chance(50),
             frame_max: dice.one_of(&[4_096, 4_096, 8_192, 131_072]),
             heartbeats: dice.chance(30),
             large: dice.chance(25),

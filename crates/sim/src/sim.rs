@@ -539,10 +539,15 @@ impl Sim {
         let Some(served) = self.served.get_mut(&id).filter(|served| served.opened) else {
             return Ok(());
         };
-        let drained = std::mem::take(&mut served.drained);
-        if drained == 0 {
+        let least = if self.plan.lazy_reports {
+            self.plan.outbox_max / 4
+        } else {
+            1
+        };
+        if served.drained < least.max(1) {
             return Ok(());
         }
+        let drained = std::mem::take(&mut served.drained);
         self.moves += 1;
         self.turn(Input::Drained(id, drained), Event::Drained(id, drained))
     }
@@ -708,7 +713,12 @@ impl Sim {
     }
 
     fn judge_rest(&self) -> Checked {
-        invariants::at_rest(&self.pair.model, &self.pair.log, &self.history)?;
+        let unreported = if self.plan.lazy_reports {
+            self.plan.outbox_max / 4
+        } else {
+            0
+        };
+        invariants::at_rest(&self.pair.model, &self.pair.log, &self.history, unreported)?;
         for client in &self.clients {
             if let Some(link) = client.connection.and_then(|id| self.links.get(&id)) {
                 invariants::client_at_rest(client, link, &self.history)?;
