@@ -197,6 +197,8 @@ public final class Checks {
   static final class Inbox extends DefaultConsumer {
     final BlockingQueue<Delivery> deliveries = new LinkedBlockingQueue<>();
     final CompletableFuture<String> cancelled = new CompletableFuture<>();
+    /** As basicConsume returned it: the client tells the consumer itself from another thread, later. */
+    String tag;
 
     Inbox(Channel channel) {
       super(channel);
@@ -314,7 +316,7 @@ public final class Checks {
 
     Inbox consume(String queue, boolean autoAck) throws Exception {
       Inbox inbox = new Inbox(ch);
-      ch.basicConsume(queue, autoAck, inbox);
+      inbox.tag = ch.basicConsume(queue, autoAck, inbox);
       return inbox;
     }
 
@@ -467,9 +469,9 @@ public final class Checks {
       String q = s.ch.queueDeclare(name("q-auto"), false, false, true, null).getQueue();
       Inbox one = s.consume(q, true);
       Inbox two = s.consume(q, true);
-      s.ch.basicCancel(one.getConsumerTag());
+      s.ch.basicCancel(one.tag);
       expect(0, s.ready(q));
-      s.ch.basicCancel(two.getConsumerTag());
+      s.ch.basicCancel(two.tag);
       s.expectGone(q);
     });
     fails("queue.delete_not_empty", s -> {
@@ -734,7 +736,7 @@ public final class Checks {
       s.ch.basicQos(1);
       Inbox inbox = s.consume(q, false);
       long first = inbox.next().getEnvelope().getDeliveryTag();
-      s.ch.basicCancel(inbox.getConsumerTag());
+      s.ch.basicCancel(inbox.tag);
       s.ch.basicAck(first, false);
       expect(List.of(2, 0), List.of(s.ready(q), inbox.deliveries.size()));
     });
@@ -742,7 +744,7 @@ public final class Checks {
       String q = s.queue();
       Inbox inbox = s.consume(q, true);
       s.other().ch.queueDelete(q);
-      expect(inbox.getConsumerTag(), inbox.cancelled.get(PATIENCE_S, TimeUnit.SECONDS));
+      expect(inbox.tag, inbox.cancelled.get(PATIENCE_S, TimeUnit.SECONDS));
     });
     ok("consume.priority", s -> {
       String q = s.queue();
