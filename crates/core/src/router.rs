@@ -86,16 +86,22 @@ impl Router {
         (hash as usize % CACHE_SLOTS, hash)
     }
 
-    /// Whether the address missed here before, in which case its route is worth remembering.
-    fn comes_again(&mut self, address: &[u8]) -> bool {
+    /// Whether the address of this slot and hash missed here before, in which case its route is
+    /// worth remembering.
+    fn comes_again(&mut self, (at, hash): (usize, u64)) -> bool {
         if self.cache.is_empty() {
             self.cache.resize(CACHE_SLOTS, CacheSlot::default());
         }
-        let (at, hash) = self.slot(address);
         let seen = &mut self.cache[at].seen;
         let again = *seen == hash;
         *seen = hash;
         again
+    }
+
+    /// Makes a remembered route the result.
+    fn recall(&mut self, memo: &Memo) {
+        self.queues.clear();
+        self.queues.extend_from_slice(&memo.queues);
     }
 }
 
@@ -114,8 +120,7 @@ impl Vhost {
         if !memo.fits(self.router.generation, message.address()) {
             return None;
         }
-        self.router.queues.clear();
-        self.router.queues.extend_from_slice(&memo.queues);
+        self.router.recall(memo);
         Some(memo.exchange)
     }
 
@@ -124,21 +129,22 @@ impl Vhost {
     /// Returns what the channel may remember until the topology changes.
     pub(crate) fn route(&mut self, exchange: ExchangeId, message: &Message) -> Option<Memo> {
         let address = message.address();
-        if !self.router.cache.is_empty() {
-            let (at, _) = self.router.slot(address);
-            if let Some(memo) = &self.router.cache[at].memo
-                && memo.fits(self.router.generation, address)
-            {
-                let memo = memo.clone();
-                self.router.queues.clear();
-                self.router.queues.extend_from_slice(&memo.queues);
-                return Some(memo);
-            }
+        let slot = self.router.slot(address);
+        if let Some(memo) = self
+            .router
+            .cache
+            .get(slot.0)
+            .and_then(|slot| slot.memo.as_ref())
+            && memo.fits(self.router.generation, address)
+        {
+            let memo = memo.clone();
+            self.router.recall(&memo);
+            return Some(memo);
         }
         if !self.walk(exchange, &[message.routing_key()], message) {
             return None;
         }
-        if !self.router.comes_again(address) {
+        if !self.router.comes_again(slot) {
             return None;
         }
         if self.router.queues.len() > REMEMBERED_QUEUES_MAX {
@@ -150,8 +156,7 @@ impl Vhost {
             exchange,
             queues: Arc::from(self.router.queues.as_slice()),
         };
-        let (at, _) = self.router.slot(address);
-        self.router.cache[at].memo = Some(memo.clone());
+        self.router.cache[slot.0].memo = Some(memo.clone());
         Some(memo)
     }
 
