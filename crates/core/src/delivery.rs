@@ -1,7 +1,5 @@
 //! From a queue to its consumers, and back again.
 
-use std::sync::Arc;
-
 use leveret_codec::{BasicCancel, ShortStr};
 
 use crate::channel::unacked::Delivery;
@@ -73,7 +71,7 @@ impl Vhost {
                 self.metrics.delivered_auto += 1;
                 if queue.keeps(&entry.message) {
                     let fact = Fact::Settled {
-                        queue: Arc::clone(&queue.name),
+                        queue: queue.number,
                         seq: entry.seq,
                     };
                     self.lsn = fx.record(self.lsn, fact);
@@ -145,7 +143,7 @@ impl Vhost {
             && queue.keeps(&delivery.entry.message)
         {
             let fact = Fact::Settled {
-                queue: Arc::clone(&queue.name),
+                queue: queue.number,
                 seq: delivery.entry.seq,
             };
             self.record(fact, fx);

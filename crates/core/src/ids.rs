@@ -31,6 +31,13 @@ pub struct Seq(pub u64);
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Lsn(pub u64);
 
+/// Number of a durable queue: that of the record which declared it.
+///
+/// Names what the log says about a queue. Never given twice, so that a queue which was deleted and
+/// declared again under its old name has nothing of its predecessor's.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct QueueNumber(pub u64);
+
 /// Milliseconds of a clock that never jumps; zero is an arbitrary moment, usually the start.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Mono(pub u64);
@@ -55,6 +62,12 @@ impl Mono {
     #[must_use]
     pub const fn plus_ms(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms))
+    }
+}
+
+impl fmt::Display for QueueNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -65,6 +65,27 @@ impl Message {
         Self(block)
     }
 
+    /// A message from the octets of its [`block`](Self::block), as a log kept them. None if they
+    /// cannot be one.
+    #[must_use]
+    pub fn from_block(block: &[u8]) -> Option<Self> {
+        let head = block.get(..HEAD)?;
+        let address_len = usize::from(u16::from_le_bytes([head[6], head[7]]));
+        let properties_len = u32::from_le_bytes([head[2], head[3], head[4], head[5]]);
+        let address = block.get(HEAD..HEAD.checked_add(address_len)?)?;
+        let exchange_len = usize::from(*address.first()?);
+        let exchange = address.get(1..1 + exchange_len)?;
+        let (&key_len, key) = address.get(1 + exchange_len..)?.split_first()?;
+        let after = (HEAD + address_len).checked_add(usize::try_from(properties_len).ok()?)?;
+        let flags = u16::from_le_bytes([head[0], head[1]]);
+        let properties = block.get(HEAD + address_len..after)?;
+        let sound = key.len() == usize::from(key_len)
+            && std::str::from_utf8(exchange).is_ok()
+            && std::str::from_utf8(key).is_ok()
+            && Properties::parse(flags, properties).is_ok();
+        sound.then(|| Self(Arc::from(block)))
+    }
+
     /// The same content under other properties (and, if given, another address).
     #[must_use]
     pub fn with_properties(&self, properties: &Properties) -> Self {

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use crate::ids::{Lsn, Seq};
+use smallvec::SmallVec;
+
+use crate::ids::{Lsn, QueueNumber, Seq, Wall};
 use crate::message::Message;
 
 /// One fact with its number.
@@ -18,7 +20,13 @@ pub struct Record {
     pub fact: Fact,
 }
 
-/// A durable thing that happened. Names, not ids: ids do not survive a restart.
+/// Queues a message is in, and its places in them. Most messages are in one.
+pub type Places = SmallVec<[(QueueNumber, Seq); 1]>;
+
+/// A durable thing that happened.
+///
+/// Exchanges and bindings go by name; queues by number once they are declared, because messages of
+/// a queue that is gone must never be taken for those of another with its name.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
     /// A durable exchange exists from here on.
@@ -39,7 +47,7 @@ pub enum Fact {
         /// Its name.
         name: Arc<str>,
     },
-    /// A durable queue exists from here on.
+    /// A durable queue exists from here on. Its number is that of this record.
     QueueDeclared {
         /// Its name.
         name: Arc<str>,
@@ -50,6 +58,8 @@ pub enum Fact {
     },
     /// A durable queue, its messages and its bindings are gone.
     QueueDeleted {
+        /// The queue.
+        queue: QueueNumber,
         /// Its name.
         name: Arc<str>,
     },
@@ -62,13 +72,17 @@ pub enum Fact {
     Published {
         /// The message.
         message: Message,
-        /// Queue and place in it.
-        queues: Vec<(Arc<str>, Seq)>,
+        /// Who published it.
+        user: Arc<str>,
+        /// When it arrived.
+        at: Wall,
+        /// Queues and places in them; at least one.
+        places: Places,
     },
     /// A message has left a durable queue for good.
     Settled {
         /// The queue.
-        queue: Arc<str>,
+        queue: QueueNumber,
         /// The message's place in it.
         seq: Seq,
     },
@@ -76,9 +90,18 @@ pub enum Fact {
     /// the places that are empty now.
     Purged {
         /// The queue.
-        queue: Arc<str>,
+        queue: QueueNumber,
         /// Runs of places, first and last of each, in order.
         places: Vec<(Seq, Seq)>,
+    },
+    /// Messages of a durable queue up to this place may have been delivered once this is safe, and
+    /// no others. What a restart finds there carries `redelivered`. The last of a queue's marks
+    /// holds.
+    MayDeliver {
+        /// The queue.
+        queue: QueueNumber,
+        /// The last place.
+        through: Seq,
     },
     /// Several facts that hold together or not at all (`tx.commit`).
     Together(Vec<Self>),
@@ -98,3 +121,7 @@ pub struct BindingFact {
     /// The binding's arguments in canonical order, as octets of a field table.
     pub arguments: Arc<[u8]>,
 }
+
+/// Places of a queue that may be delivered before any [`Fact::MayDeliver`] of it is safe: its
+/// declaration says so.
+pub const MAY_DELIVER_FIRST: u64 = 65_536;

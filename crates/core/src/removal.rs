@@ -39,6 +39,7 @@ impl Vhost {
         if queue.durable {
             self.record(
                 Fact::QueueDeleted {
+                    queue: queue.number,
                     name: Arc::clone(&queue.name),
                 },
                 fx,

@@ -14,31 +14,37 @@ fn client() -> (BrokerTest, Chan) {
 
 /// Facts in short: `declared q`, `published d1`, `settled d1`.
 fn told(t: &mut BrokerTest) -> Vec<String> {
-    t.facts().iter().map(in_short).collect()
+    let facts = t.facts();
+    facts.iter().map(|fact| in_short(t, fact)).collect()
 }
 
-fn in_short(fact: &Fact) -> String {
+fn in_short(t: &BrokerTest, fact: &Fact) -> String {
+    let name = |queue| &t.queue_numbers[queue];
     match fact {
         Fact::ExchangeDeclared { name, .. } | Fact::QueueDeclared { name, .. } => {
             format!("declared {name}")
         }
-        Fact::ExchangeDeleted { name } | Fact::QueueDeleted { name } => format!("deleted {name}"),
+        Fact::ExchangeDeleted { name } | Fact::QueueDeleted { name, .. } => {
+            format!("deleted {name}")
+        }
         Fact::Bound(binding) => format!("bound {}-{}", binding.source, binding.destination),
         Fact::Unbound(binding) => format!("unbound {}-{}", binding.source, binding.destination),
-        Fact::Published { queues, .. } => {
-            let places: Vec<_> = queues.iter().map(|(q, seq)| format!("{q}{seq}")).collect();
+        Fact::Published { places, .. } => {
+            let in_short = |(queue, seq)| format!("{}{seq}", name(queue));
+            let places: Vec<_> = places.iter().map(|(q, seq)| in_short((q, seq))).collect();
             format!("published {}", places.join("+"))
         }
-        Fact::Settled { queue, seq } => format!("settled {queue}{seq}"),
+        Fact::Settled { queue, seq } => format!("settled {}{seq}", name(queue)),
         Fact::Purged { queue, places } => {
             let runs: Vec<_> = places
                 .iter()
                 .map(|(Seq(first), Seq(last))| format!("{first}-{last}"))
                 .collect();
-            format!("purged {queue}{}", runs.join("+"))
+            format!("purged {}{}", name(queue), runs.join("+"))
         }
+        Fact::MayDeliver { queue, through } => format!("may deliver {}{through}", name(queue)),
         Fact::Together(facts) => {
-            let facts: Vec<_> = facts.iter().map(in_short).collect();
+            let facts: Vec<_> = facts.iter().map(|fact| in_short(t, fact)).collect();
             format!("[{}]", facts.join(", "))
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use leveret_codec::FieldTable;
 use leveret_core::record::BindingFact;
-use leveret_core::{ConnectionId, Fact, Lsn, Record, Seq};
+use leveret_core::{ConnectionId, Fact, Lsn, QueueNumber, Record, Seq};
 
 use crate::model::{Checked, Model, Queue, identify};
 use crate::topology::{Binding, Exchange};
@@ -28,6 +28,8 @@ struct Durable {
     /// By name: auto-delete, and messages by their places.
     queues: BTreeMap<String, (bool, BTreeMap<u64, u64>)>,
     bindings: Vec<Binding>,
+    /// What the numbers of queues stand for.
+    names: BTreeMap<QueueNumber, String>,
 }
 
 impl Log {
@@ -54,7 +56,7 @@ impl Log {
             }
             self.last = record.lsn;
             note_messages(record.lsn, &record.fact, model);
-            self.state.apply(record.fact)?;
+            self.state.apply(record.lsn, record.fact)?;
         }
         Ok(())
     }
@@ -106,7 +108,7 @@ fn note_messages(lsn: Lsn, fact: &Fact, model: &mut Model) {
 }
 
 impl Durable {
-    fn apply(&mut self, fact: Fact) -> Checked {
+    fn apply(&mut self, lsn: Lsn, fact: Fact) -> Checked {
         match fact {
             Fact::ExchangeDeclared {
                 name,
@@ -139,11 +141,16 @@ impl Durable {
                 name, auto_delete, ..
             } => {
                 let queue = (auto_delete, BTreeMap::new());
+                let number = QueueNumber(lsn.0);
+                self.names.insert(number, name.to_string());
                 if self.queues.insert(name.to_string(), queue).is_some() {
                     return Err(violation!("queue '{name}' is declared twice in the log"));
                 }
             }
-            Fact::QueueDeleted { name } => {
+            Fact::QueueDeleted { queue, name } => {
+                if self.names.remove(&queue).as_deref() != Some(&*name) {
+                    return Err(violation!("queue {queue} is not '{name}' in the log"));
+                }
                 self.bindings
                     .retain(|b| !b.to_queue || *b.destination != *name);
                 if self.queues.remove(&*name).is_none() {
@@ -161,30 +168,32 @@ impl Durable {
                     ));
                 }
             }
-            Fact::Published { message, queues } => {
+            Fact::Published {
+                message, places, ..
+            } => {
                 let id = identify(&message).unwrap_or(u64::MAX);
-                for (name, seq) in queues {
-                    let queue = self.queues.get_mut(&*name);
-                    let (_, messages) =
-                        queue.ok_or_else(|| violation!("no queue '{name}' in the log"))?;
+                for (queue, seq) in places {
+                    let messages = self.messages(queue);
+                    let messages =
+                        messages.ok_or_else(|| violation!("no queue {queue} in the log"))?;
                     if messages.insert(seq.0, id).is_some() {
-                        return Err(violation!("place {seq} of '{name}' is taken twice"));
+                        return Err(violation!("place {seq} of queue {queue} is taken twice"));
                     }
                 }
             }
             Fact::Settled { queue, seq } => {
-                let messages = self.queues.get_mut(&*queue).map(|(_, messages)| messages);
-                if messages
+                if self
+                    .messages(queue)
                     .and_then(|messages| messages.remove(&seq.0))
                     .is_none()
                 {
                     return Err(violation!(
-                        "place {seq} of '{queue}' is settled and was empty"
+                        "place {seq} of queue {queue} is settled and was empty"
                     ));
                 }
             }
             Fact::Purged { queue, places } => {
-                if let Some((_, messages)) = self.queues.get_mut(&*queue) {
+                if let Some(messages) = self.messages(queue) {
                     let gone = |seq: &u64| {
                         let holds = |&(first, last): &(Seq, Seq)| (first.0..=last.0).contains(seq);
                         places.iter().any(holds)
@@ -194,11 +203,17 @@ impl Durable {
             }
             Fact::Together(facts) => {
                 for fact in facts {
-                    self.apply(fact)?;
+                    self.apply(lsn, fact)?;
                 }
             }
+            Fact::MayDeliver { .. } => {}
         }
         Ok(())
+    }
+
+    fn messages(&mut self, queue: QueueNumber) -> Option<&mut BTreeMap<u64, u64>> {
+        let name = self.names.get(&queue)?;
+        self.queues.get_mut(name).map(|(_, messages)| messages)
     }
 
     fn of(model: &Model) -> Self {
@@ -230,6 +245,7 @@ impl Durable {
                 })
                 .collect(),
             bindings: bindings.cloned().collect(),
+            names: BTreeMap::new(),
         }
     }
 }

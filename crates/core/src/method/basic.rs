@@ -263,7 +263,7 @@ impl Vhost {
             self.metrics.got_auto += 1;
             if queue.keeps(&message) {
                 let fact = Fact::Settled {
-                    queue: Arc::clone(&queue.name),
+                    queue: queue.number,
                     seq: entry.seq,
                 };
                 self.record(fact, fx);

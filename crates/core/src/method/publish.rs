@@ -14,7 +14,7 @@ use crate::error::{AmqpError, ReplyCode};
 use crate::ids::{ChannelKey, ExchangeId, Lsn, QueueId};
 use crate::message::Message;
 use crate::permission::Access;
-use crate::record::Fact;
+use crate::record::{Fact, Places};
 use crate::value::term;
 use crate::vhost::Vhost;
 
@@ -157,7 +157,7 @@ impl Vhost {
         } else {
             self.metrics.routed += queues.len() as u64;
             if message.is_persistent() {
-                due = self.record_publish(&queues, &message, fx);
+                due = self.record_publish(from, &queues, &message, fx);
             }
             // The last queue gets the message itself, the others a copy of the reference.
             let mut message = Some(message);
@@ -178,23 +178,30 @@ impl Vhost {
     }
 
     /// One record for all durable queues it goes to; `Lsn(0)` if there are none.
-    fn record_publish(&mut self, queues: &[QueueId], message: &Message, fx: &mut Effects) -> Lsn {
-        let durable: Vec<_> = queues
+    fn record_publish(
+        &mut self,
+        from: Origin,
+        queues: &[QueueId],
+        message: &Message,
+        fx: &mut Effects,
+    ) -> Lsn {
+        let places: Places = queues
             .iter()
             .filter_map(|&id| self.queues.get(id))
             .filter(|queue| queue.durable)
-            .map(|queue| (Arc::clone(&queue.name), queue.next_seq()))
+            .map(|queue| (queue.number, queue.next_seq()))
             .collect();
-        if durable.is_empty() {
+        if places.is_empty() {
             return Lsn(0);
         }
-        self.record(
-            Fact::Published {
-                message: message.clone(),
-                queues: durable,
-            },
-            fx,
-        )
+        let user = self.connections.get(from.connection).map(|c| &c.peer.user);
+        let fact = Fact::Published {
+            message: message.clone(),
+            user: user.map_or_else(|| Arc::from(""), Arc::clone),
+            at: self.now.wall,
+            places,
+        };
+        self.record(fact, fx)
     }
 
     /// No queue takes it: back to the publisher if that was asked for.

@@ -11,7 +11,7 @@ use crate::connection::Origin;
 use crate::effect::Effects;
 use crate::error::AmqpError;
 use crate::event::Event;
-use crate::ids::QueueId;
+use crate::ids::{QueueId, QueueNumber};
 use crate::method::exchange::BindingNames;
 use crate::method::publish::REPLY_TO;
 use crate::method::{RESERVED_PREFIX, strip};
@@ -166,17 +166,19 @@ impl Vhost {
             }
         }
 
+        let mut number = QueueNumber(0);
         if durable {
             let fact = Fact::QueueDeclared {
                 name: Arc::clone(&name),
                 auto_delete: m.auto_delete,
                 arguments: Arc::from(m.arguments.as_bytes()),
             };
-            self.record(fact, fx);
+            number = QueueNumber(self.record(fact, fx).0);
         }
         let expires = arguments.get("x-expires").and_then(FieldValue::as_i64);
         let mut queue = Queue::new(Arc::clone(&name), arguments);
         queue.durable = durable;
+        queue.number = number;
         queue.auto_delete = m.auto_delete;
         queue.exclusive = m.exclusive.then_some(from.connection);
         queue.expiry.after_ms = expires.and_then(|ms| u64::try_from(ms).ok());
@@ -265,6 +267,7 @@ impl Vhost {
         } else {
             Vec::new()
         };
+        let number = queue.number;
         let removed = queue.index.take_all();
         let message_count = count(removed.len());
         self.metrics.purged += removed.len() as u64;
@@ -273,7 +276,7 @@ impl Vhost {
         }
         if !places.is_empty() {
             let fact = Fact::Purged {
-                queue: name,
+                queue: number,
                 places,
             };
             self.record(fact, fx);

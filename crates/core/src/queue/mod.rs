@@ -9,7 +9,7 @@ use leveret_codec::FieldTable;
 use leveret_wheel::TimerKey;
 
 use crate::consumer::Ring;
-use crate::ids::{ConnectionId, ConsumerKey, Mono, Seq};
+use crate::ids::{ConnectionId, ConsumerKey, Mono, QueueNumber, Seq};
 use crate::message::Message;
 use crate::queue::index::{Entry, Index};
 
@@ -18,6 +18,8 @@ use crate::queue::index::{Entry, Index};
 pub(crate) struct Queue {
     pub(crate) name: Arc<str>,
     pub(crate) durable: bool,
+    /// What the log knows it by, if it is durable.
+    pub(crate) number: QueueNumber,
     /// Goes when the last consumer goes, if there ever was one.
     pub(crate) auto_delete: bool,
     /// Belongs to one connection and goes with it.
@@ -55,6 +57,7 @@ impl Queue {
         Self {
             name,
             durable: false,
+            number: QueueNumber(0),
             auto_delete: false,
             exclusive: None,
             arguments,

@@ -18,7 +18,7 @@ use leveret_codec::{
 };
 use leveret_core::{
     AmqpError, Broker, Command, ConnectionId, Effects, Event, Fact, Input, Limits, Lsn, Message,
-    Mono, Now, Options, Outbound, Outcome, Peer, Record, Wall,
+    Mono, Now, Options, Outbound, Outcome, Peer, QueueNumber, Record, Wall,
 };
 use slotmap::SlotMap;
 
@@ -48,6 +48,8 @@ pub(crate) struct BrokerTest {
     pub(crate) events: Vec<Event>,
     pub(crate) reading: Vec<(ConnectionId, bool)>,
     records: Vec<Record>,
+    /// Names of the durable queues whose facts were looked at.
+    pub(crate) queue_numbers: BTreeMap<QueueNumber, String>,
     last: Lsn,
     fx: Effects,
     now: Now,
@@ -78,6 +80,7 @@ impl BrokerTest {
             events: Vec::new(),
             reading: Vec::new(),
             records: Vec::new(),
+            queue_numbers: BTreeMap::new(),
             last: Lsn(0),
             fx: Effects::new(),
             now: Now {
@@ -289,6 +292,12 @@ impl BrokerTest {
 
     /// Takes the facts recorded since the last time.
     pub(crate) fn facts(&mut self) -> Vec<Fact> {
+        for record in &self.records {
+            if let Fact::QueueDeclared { name, .. } = &record.fact {
+                let number = QueueNumber(record.lsn.0);
+                self.queue_numbers.insert(number, name.to_string());
+            }
+        }
         self.records.drain(..).map(|record| record.fact).collect()
     }
 
