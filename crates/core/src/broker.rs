@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::effect::Effects;
-use crate::ids::{Mono, Now};
-use crate::input::Input;
+use crate::ids::{ConnectionId, Mono, Now};
+use crate::input::{Command, Input};
 use crate::metrics::Metrics;
 use crate::vhost::Vhost;
 
@@ -88,20 +88,19 @@ impl Broker {
 
     /// Takes one input and adds what is to be done about it to `fx`.
     ///
-    /// Never blocks and does work in proportion to the input, but for closing what a client has
-    /// made large: a channel with a million unsettled deliveries is one merge.
+    /// Never blocks, and does all there is to do: [`Broker::commands`] and [`Broker::tick`] can be
+    /// told to stop in between.
     pub fn handle(&mut self, now: Now, input: Input, fx: &mut Effects) {
         let vhost = &mut self.vhost;
         vhost.now = now;
         match input {
             Input::Commands(connection, commands) => {
-                for command in commands {
-                    vhost.command(connection, command, fx);
-                }
+                let commands = &mut commands.into_iter();
+                vhost.commands(connection, commands, u64::MAX, fx);
             }
             Input::Drained(connection, bytes) => vhost.drained(connection, bytes, fx),
             Input::Durable(lsn) => vhost.durable(lsn),
-            Input::Tick => vhost.tick(fx),
+            Input::Tick => vhost.tick(u64::MAX, fx),
             Input::Opened(connection, peer) => vhost.opened(connection, peer, fx),
             Input::Closed(connection) => vhost.closed(connection, fx),
             Input::Permitted(connection, permissions) => vhost.permitted(connection, permissions),
@@ -109,6 +108,40 @@ impl Broker {
             Input::Alarm(alarm) => vhost.set_alarm(alarm, fx),
         }
         vhost.flush_confirms(fx);
+    }
+
+    /// Takes commands from the front until there are none left, or until [`Broker::work`] has
+    /// grown by `budget` or somewhat more: what a single command costs is not divided.
+    ///
+    /// [`Broker::handle`] with [`Input::Commands`] is the same without a budget.
+    pub fn commands(
+        &mut self,
+        now: Now,
+        connection: ConnectionId,
+        commands: &mut impl Iterator<Item = Command>,
+        budget: u64,
+        fx: &mut Effects,
+    ) {
+        self.vhost.now = now;
+        self.vhost.commands(connection, commands, budget, fx);
+        self.vhost.flush_confirms(fx);
+    }
+
+    /// Does what has become due, as far as the budget goes. [`Broker::next_timer`] is in the past
+    /// if something is left.
+    ///
+    /// [`Broker::handle`] with [`Input::Tick`] is the same without a budget.
+    pub fn tick(&mut self, now: Now, budget: u64, fx: &mut Effects) {
+        self.vhost.now = now;
+        self.vhost.tick(budget, fx);
+        self.vhost.flush_confirms(fx);
+    }
+
+    /// What has been done since the start: commands, copies to queues, deliveries, settles,
+    /// requeues, wake-ups, bindings removed, expiries. One of them is some tenths of a microsecond.
+    #[must_use]
+    pub fn work(&self) -> u64 {
+        self.vhost.work
     }
 
     /// When [`Input::Tick`] is due, if ever. May change with each `handle`.

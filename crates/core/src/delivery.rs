@@ -10,13 +10,14 @@ use crate::input::Outcome;
 use crate::message::Message;
 use crate::queue::index::Entry;
 use crate::record::Fact;
-use crate::vhost::Vhost;
+use crate::vhost::{Vhost, scanned};
 
 impl Vhost {
     /// Adds a new message to a queue, and delivers it if a consumer can take it.
     #[inline]
     pub(crate) fn offer(&mut self, id: QueueId, message: Message, fx: &mut Effects) {
         if let Some(queue) = self.queues.get_mut(id) {
+            self.work += 1;
             queue.push(message);
             self.pump(id, fx);
         }
@@ -31,6 +32,7 @@ impl Vhost {
             return;
         };
         while let (Some(key), Some(front)) = (queue.ring.first(), queue.index.front()) {
+            self.work += 1;
             let Some(consumer) = self.consumers.get_mut(key) else {
                 queue.ring.pop();
                 continue;
@@ -138,6 +140,7 @@ impl Vhost {
         } else {
             self.metrics.discarded += 1;
         }
+        self.work += 1;
         self.release(key, &delivery);
         if let Some(queue) = self.queues.get(delivery.queue)
             && queue.keeps(&delivery.entry.message)
@@ -164,6 +167,7 @@ impl Vhost {
         let mut back: Vec<(QueueId, Entry)> = Vec::new();
         let mut consumers = Vec::new();
         for (_, delivery) in deliveries {
+            self.work += 2; // it is sorted and merged as well
             self.release(key, &delivery);
             if let Some(consumer) = delivery.consumer
                 && consumers.last() != Some(&consumer)
@@ -229,6 +233,7 @@ impl Vhost {
 
     /// Puts a consumer behind its equals. Returns its queue, which may have something for it.
     fn join_ring(&mut self, key: ConsumerKey) -> Option<QueueId> {
+        self.work += 1;
         let consumer = self.consumers.get_mut(key)?;
         let queue = self.queues.get_mut(consumer.queue)?;
         consumer.standing = Standing::Ring;
@@ -294,6 +299,7 @@ impl Vhost {
             let Some(consumer) = self.consumers.remove(key) else {
                 continue;
             };
+            self.work += 1;
             queues.push(consumer.queue);
             if let Some(channel) = self.channels.get_mut(consumer.channel) {
                 channels.push(consumer.channel);
@@ -308,6 +314,7 @@ impl Vhost {
         queues.dedup();
         for &id in &queues {
             if let Some(queue) = self.queues.get_mut(id) {
+                self.work += scanned(queue.consumers.len());
                 queue.ring.retain(|key| living.contains_key(key));
                 queue.consumers.retain(|&key| living.contains_key(key));
                 queue.exclusive_consumer = false;
@@ -318,6 +325,7 @@ impl Vhost {
         let mut connections = Vec::new();
         for key in channels {
             if let Some(channel) = self.channels.get_mut(key) {
+                self.work += scanned(channel.held.len());
                 channel.held.retain(|&key| living.contains_key(key));
                 connections.push(channel.connection);
             }
@@ -325,6 +333,7 @@ impl Vhost {
         connections.dedup();
         for id in connections {
             if let Some(connection) = self.connections.get_mut(id) {
+                self.work += scanned(connection.starved.len());
                 connection.starved.retain(|&key| living.contains_key(key));
             }
         }

@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::ids::{ExchangeId, QueueId};
 use crate::record::{BindingFact, Fact};
 use crate::timer::Timer;
-use crate::vhost::Vhost;
+use crate::vhost::{Vhost, scanned};
 
 impl Vhost {
     /// Removes a queue with its messages and bindings and cancels its consumers.
@@ -18,6 +18,7 @@ impl Vhost {
             .get(id)
             .map(|queue| queue.consumers.clone())
             .unwrap_or_default();
+        self.work += 1 + consumers.len() as u64;
         for &key in &consumers {
             self.notify_cancelled(key, fx);
         }
@@ -56,6 +57,7 @@ impl Vhost {
             ready,
         });
         if ready > 0 {
+            self.work += scanned(ready);
             fx.garbage.push(queue.index.take_all());
         }
     }
@@ -119,12 +121,14 @@ impl Vhost {
         while let Some(id) = doomed.pop() {
             // Bindings from it go silently: its own end says so.
             for binding in self.bindings.from(id) {
+                self.work += 1;
                 self.bindings.remove(&binding);
             }
             let Some(exchange) = self.exchanges.remove(id) else {
                 continue;
             };
             self.exchange_names.remove(&exchange.name);
+            self.work += 1;
             self.router.topology_changed();
             if exchange.durable {
                 self.record(
@@ -155,6 +159,7 @@ impl Vhost {
         if !self.bindings.remove(binding) {
             return None;
         }
+        self.work += 1;
         if let Some(fact) = self.binding_fact(binding) {
             self.record(Fact::Unbound(fact), fx);
         }

@@ -18,7 +18,7 @@ use crate::binding::Destination;
 use crate::ids::{ExchangeId, QueueId};
 use crate::map::HashSeed;
 use crate::message::Message;
-use crate::vhost::Vhost;
+use crate::vhost::{Vhost, scanned};
 
 /// Slots of the cache. Bounds its memory together with the length of addresses (512 B).
 const CACHE_SLOTS: usize = 4_096;
@@ -179,6 +179,7 @@ impl Vhost {
                 continue;
             }
             exchange.passed = pass;
+            self.work += 1;
             repeatable &= !exchange.routes.looks_at_content();
             // A key more changes nothing for those that do not look at it.
             let keys = if exchange.routes.looks_at_key() {
@@ -192,8 +193,9 @@ impl Vhost {
                 if id == self.default_exchange {
                     found.extend(self.queue_names.get(*key).map(|&id| Destination::Queue(id)));
                 }
-                exchange.routes.route(key, message, &mut found);
+                self.work += 1 + exchange.routes.route(key, message, &mut found) as u64;
                 nowhere &= found.is_empty();
+                self.work += scanned(found.len());
                 for destination in &found {
                     match *destination {
                         Destination::Exchange(next) => todo.push(next),

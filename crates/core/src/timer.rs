@@ -16,6 +16,8 @@ pub(crate) enum Timer {
 /// The vhost's timing wheel, by the monotonic clock.
 pub(crate) struct Timers {
     wheel: Wheel<Timer>,
+    /// Out of the wheel and not yet looked at: more was due than one tick could do. In the order
+    /// in which they were due, the earliest last.
     due: Vec<(u64, Timer)>,
 }
 
@@ -36,7 +38,19 @@ impl Timers {
     }
 
     pub(crate) fn next(&self) -> Option<Mono> {
-        self.wheel.next_due().map(Mono)
+        let left = self.due.last().map(|&(at, _)| at);
+        left.or_else(|| self.wheel.next_due()).map(Mono)
+    }
+
+    /// The next one that is due. They leave the wheel as many at once as are due in the same
+    /// millisecond, so that very many of them are not moved for the sake of a few.
+    fn take_due(&mut self, now: Mono) -> Option<Timer> {
+        while self.due.is_empty() {
+            let next = self.wheel.next_due().filter(|&at| at <= now.0)?;
+            self.wheel.advance(next, &mut self.due);
+            self.due.reverse();
+        }
+        self.due.pop().map(|(_, timer)| timer)
     }
 }
 
@@ -47,15 +61,19 @@ impl std::fmt::Debug for Timers {
 }
 
 impl Vhost {
-    /// Does what has become due.
-    pub(crate) fn tick(&mut self, fx: &mut Effects) {
-        let mut due = std::mem::take(&mut self.timers.due);
-        self.timers.wheel.advance(self.now.mono.0, &mut due);
-        for (_, timer) in due.drain(..) {
+    /// Does what has become due, or as much of it as makes up `budget` of work.
+    ///
+    /// A timer that is left over is looked at again when its turn comes, as if it were due then: a
+    /// queue that was used meanwhile stays.
+    pub(crate) fn tick(&mut self, budget: u64, fx: &mut Effects) {
+        let end = self.work.saturating_add(budget);
+        while self.work < end
+            && let Some(timer) = self.timers.take_due(self.now.mono)
+        {
+            self.work += 1;
             match timer {
                 Timer::QueueExpiry(queue) => self.expire_queue(queue, fx),
             }
         }
-        self.timers.due = due;
     }
 }

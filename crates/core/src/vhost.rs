@@ -43,6 +43,9 @@ use crate::timer::Timers;
 /// count things, not octets.
 const ARGUMENTS_BYTES_MAX: usize = 64 * 1_024;
 
+/// Things that only have to be looked at or moved, in a run, for one unit of work.
+const SCANNED_PER_WORK: usize = 16;
+
 /// One vhost with everything in it.
 #[derive(Debug)]
 pub(crate) struct Vhost {
@@ -64,6 +67,9 @@ pub(crate) struct Vhost {
     pub(crate) replies: Map<Arc<str>, ChannelKey>,
     pub(crate) timers: Timers,
     pub(crate) metrics: Metrics,
+    /// What has been done since the start, in units of about a tenth of a microsecond: whatever is
+    /// in a loop adds to it, so that a turn knows when it has done its share.
+    pub(crate) work: u64,
     /// Number of the last record, and of the last one known to be safe.
     pub(crate) lsn: Lsn,
     pub(crate) durable: Lsn,
@@ -98,6 +104,7 @@ impl Vhost {
             replies: hash_seed.map(),
             timers: Timers::new(),
             metrics: Metrics::default(),
+            work: 0,
             lsn: Lsn(0),
             durable: Lsn(0),
             confirming: Vec::new(),
@@ -209,6 +216,7 @@ impl Vhost {
                 .unacked
                 .put_back(settles.into_iter().flat_map(|settle| settle.deliveries));
         }
+        self.work += 1;
         let deliveries = channel.unacked.take_all();
         self.metrics.requeued += deliveries.len() as u64;
         self.requeue(key, deliveries, fx);
@@ -287,6 +295,7 @@ impl Vhost {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.peer.permissions = permissions;
             for key in connection.open_channels() {
+                self.work += 1;
                 if let Some(channel) = self.channels.get_mut(key) {
                     channel.memo = None;
                 }
@@ -305,6 +314,7 @@ impl Vhost {
             .map(|(id, _)| id)
             .collect();
         for id in concerned {
+            self.work += 1;
             self.apply_alarm(id, fx);
         }
     }
@@ -447,6 +457,7 @@ impl Vhost {
     pub(crate) fn flush_confirms(&mut self, fx: &mut Effects) {
         let mut confirming = std::mem::take(&mut self.confirming);
         for key in confirming.drain(..) {
+            self.work += 1;
             self.send_due_confirms(key, fx);
             let Some(channel) = self.channels.get_mut(key) else {
                 continue;
@@ -519,4 +530,9 @@ impl Vhost {
             ready_bytes: self.queues.values().map(|queue| queue.index.bytes()).sum(),
         }
     }
+}
+
+/// The work of one pass over this many things.
+pub(crate) fn scanned(things: usize) -> u64 {
+    (things / SCANNED_PER_WORK) as u64
 }

@@ -38,10 +38,11 @@ impl ExchangeType for Direct {
         }
     }
 
-    fn route(&mut self, routing_key: &str, _: &Message, to: &mut Vec<Destination>) {
+    fn route(&mut self, routing_key: &str, _: &Message, to: &mut Vec<Destination>) -> usize {
         if let Some(destinations) = self.keys.get(routing_key) {
             destinations.add_to(to);
         }
+        0
     }
 
     fn census(&self) -> BTreeMap<Destination, usize> {

@@ -20,8 +20,9 @@ impl ExchangeType for Fanout {
         self.destinations.remove(binding.destination);
     }
 
-    fn route(&mut self, _: &str, _: &Message, to: &mut Vec<Destination>) {
+    fn route(&mut self, _: &str, _: &Message, to: &mut Vec<Destination>) -> usize {
         self.destinations.add_to(to);
+        0
     }
 
     fn looks_at_key(&self) -> bool {

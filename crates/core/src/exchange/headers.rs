@@ -103,7 +103,7 @@ impl ExchangeType for Headers {
         }
     }
 
-    fn route(&mut self, _: &str, message: &Message, to: &mut Vec<Destination>) {
+    fn route(&mut self, _: &str, message: &Message, to: &mut Vec<Destination>) -> usize {
         let headers = if message.property_flags() & flags::HEADERS == 0 {
             FieldTable::default()
         } else {
@@ -114,10 +114,13 @@ impl ExchangeType for Headers {
             .filter_map(|(name, value)| self.by_value.get(name)?.get(&scalar(value)?))
             .flatten()
             .chain(&self.others);
+        let mut looked_at = headers.len();
         let matching = candidates
             .filter_map(|&key| self.matchers.get(key))
+            .inspect(|matcher| looked_at += matcher.wanted.len())
             .filter(|matcher| matcher.matches(&headers));
         to.extend(matching.map(|matcher| matcher.destination));
+        looked_at
     }
 
     fn looks_at_key(&self) -> bool {

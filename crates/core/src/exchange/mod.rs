@@ -37,7 +37,9 @@ pub(crate) trait ExchangeType: fmt::Debug + Send {
     fn unbind(&mut self, binding: &Binding);
 
     /// Adds every destination of the key to `to`; the same one may be added more than once.
-    fn route(&mut self, routing_key: &str, message: &Message, to: &mut Vec<Destination>);
+    ///
+    /// Returns how many things it had to look at for that, beside what it found.
+    fn route(&mut self, routing_key: &str, message: &Message, to: &mut Vec<Destination>) -> usize;
 
     /// Whether more than the routing key decides, so that the key's route cannot be remembered.
     fn looks_at_content(&self) -> bool {

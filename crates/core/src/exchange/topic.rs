@@ -32,8 +32,8 @@ impl ExchangeType for Topic {
             .remove(&binding.routing_key, binding.destination);
     }
 
-    fn route(&mut self, routing_key: &str, _: &Message, to: &mut Vec<Destination>) {
-        self.patterns.matches(routing_key, to);
+    fn route(&mut self, routing_key: &str, _: &Message, to: &mut Vec<Destination>) -> usize {
+        self.patterns.matches(routing_key, to)
     }
 
     fn census(&self) -> BTreeMap<Destination, usize> {

@@ -104,13 +104,15 @@ impl TopicTrie {
         }
     }
 
-    /// Adds the destinations of every pattern that matches the key.
-    pub(super) fn matches(&mut self, routing_key: &str, to: &mut Vec<Destination>) {
+    /// Adds the destinations of every pattern that matches the key. Returns how many nodes it
+    /// visited.
+    pub(super) fn matches(&mut self, routing_key: &str, to: &mut Vec<Destination>) -> usize {
         let mut here = std::mem::take(&mut self.here);
         let mut next = std::mem::take(&mut self.next);
         here.clear();
         self.step += 1;
         self.reach(ROOT, &mut here);
+        let mut visited = here.len();
         for word in words(routing_key) {
             let word = self.words.get(word).map(|w| w.id);
             self.step += 1;
@@ -127,6 +129,7 @@ impl TopicTrie {
                     self.reach(node, &mut next);
                 }
             }
+            visited += next.len();
             std::mem::swap(&mut here, &mut next);
             if here.is_empty() {
                 break;
@@ -137,6 +140,7 @@ impl TopicTrie {
         }
         self.here = here;
         self.next = next;
+        visited
     }
 
     /// How many patterns lead to each destination.

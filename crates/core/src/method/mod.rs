@@ -26,8 +26,25 @@ use crate::vhost::Vhost;
 const BASIC_PUBLISH: (u16, u16) = (60, 40);
 
 impl Vhost {
+    /// Obeys the commands of a connection, or as many as make up `budget` of work.
+    pub(crate) fn commands(
+        &mut self,
+        from: ConnectionId,
+        commands: &mut impl Iterator<Item = Command>,
+        budget: u64,
+        fx: &mut Effects,
+    ) {
+        let end = self.work.saturating_add(budget);
+        while self.work < end
+            && let Some(command) = commands.next()
+        {
+            self.work += 1;
+            self.command(from, command, fx);
+        }
+    }
+
     /// Obeys one command of a connection, or refuses it.
-    pub(crate) fn command(&mut self, from: ConnectionId, command: Command, fx: &mut Effects) {
+    fn command(&mut self, from: ConnectionId, command: Command, fx: &mut Effects) {
         if self
             .connections
             .get(from)

@@ -19,7 +19,7 @@ use crate::permission::Access;
 use crate::queue::Queue;
 use crate::queue::arguments::{check_equivalent, check_property, is_quorum, name_prefix, validate};
 use crate::record::Fact;
-use crate::vhost::Vhost;
+use crate::vhost::{Vhost, scanned};
 
 impl Vhost {
     /// `queue.declare` (50, 10): makes a queue, or checks the one that is there.
@@ -269,6 +269,7 @@ impl Vhost {
         };
         let number = queue.number;
         let removed = queue.index.take_all();
+        self.work += scanned(removed.len());
         let message_count = count(removed.len());
         self.metrics.purged += removed.len() as u64;
         if !removed.is_empty() {

@@ -73,6 +73,8 @@ impl Vhost {
     /// `PRECONDITION_FAILED`: the channel is not transactional.
     pub(super) fn tx_rollback(&mut self, from: Origin, fx: &mut Effects) -> Result<(), AmqpError> {
         let tx = self.take_transaction(from)?;
+        let held = tx.settles.iter().map(|settle| settle.deliveries.len());
+        self.work += held.sum::<usize>() as u64;
         if let Some(channel) = self.channels.get_mut(from.key) {
             let deliveries = tx.settles.into_iter().flat_map(|settle| settle.deliveries);
             channel.unacked.put_back(deliveries);

@@ -104,6 +104,29 @@ impl BrokerTest {
         self.collect();
     }
 
+    /// Hands over commands that may cost so much; what is left stays in `commands`.
+    pub(crate) fn step_within(
+        &mut self,
+        connection: ConnectionId,
+        commands: &mut std::vec::IntoIter<Command>,
+        budget: u64,
+    ) {
+        self.broker
+            .commands(self.now, connection, commands, budget, &mut self.fx);
+        self.collect();
+    }
+
+    /// Ticks, which may cost so much.
+    pub(crate) fn tick_within(&mut self, budget: u64) {
+        self.broker.tick(self.now, budget, &mut self.fx);
+        self.collect();
+    }
+
+    /// Lets time pass without a tick.
+    pub(crate) fn wait_ms(&mut self, ms: u64) {
+        self.now.mono = self.now.mono.plus_ms(ms);
+    }
+
     /// Plays the server: takes the effects, tells of what was written and what is safe.
     fn collect(&mut self) {
         loop {
