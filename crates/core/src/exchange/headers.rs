@@ -4,8 +4,10 @@
 //! them (RabbitMQ's rules: keys starting with `x-` count only in the `-with-x` modes, a void value
 //! asks for the key alone, integers of different widths are equal).
 //!
-//! Bindings are found by the values they ask for, so the cost of a message is its own headers and
-//! the bindings that share a value with it, not all bindings there are.
+//! Bindings are found by what they ask for, a value or the mere presence of a header. So the cost of
+//! a message is its own headers and the bindings that share something with it, not all bindings
+//! there are: each of those is tried once, and each of its keys looked up once, in a sorted list of
+//! the message's headers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,19 +26,28 @@ pub(super) struct Headers {
     matchers: SlotMap<DefaultKey, Matcher>,
     /// Found by binding, because a queue that goes may take very many of them along.
     by_binding: BTreeMap<Binding, DefaultKey>,
-    /// Header name, value, and who may match a message with that.
-    by_value: BTreeMap<String, BTreeMap<Scalar, BTreeSet<DefaultKey>>>,
-    /// Who may match whatever values a message has.
+    /// Header name, value, and who may match a message with that; no value is any value.
+    by_value: BTreeMap<String, BTreeMap<Option<Scalar>, BTreeSet<DefaultKey>>>,
+    /// Who matches whatever headers a message has.
     others: BTreeSet<DefaultKey>,
+    /// Number of the last message.
+    pass: u64,
 }
+
+/// The headers of a message by name; of several with one name the first counts.
+struct Sorted<'a>(Vec<(&'a str, &'a FieldValue)>);
 
 #[derive(Debug)]
 struct Matcher {
     destination: Destination,
     mode: Mode,
     wanted: Vec<(String, Option<FieldValue>)>,
+    /// How many different names `wanted` has.
+    names: usize,
     /// What it is found by in `by_value`; `None` if it is one of the others.
-    found_by: Option<Vec<(String, Scalar)>>,
+    found_by: Option<Vec<(String, Option<Scalar>)>>,
+    /// Number of the last message it was tried on: once for each, whatever it is found by.
+    tried: u64,
 }
 
 /// A value that a binding can be found by: equal exactly when [`equivalent`].
@@ -109,17 +120,33 @@ impl ExchangeType for Headers {
         } else {
             message.properties().headers.unwrap_or_default()
         };
-        let candidates = headers
-            .iter()
-            .filter_map(|(name, value)| self.by_value.get(name)?.get(&scalar(value)?))
-            .flatten()
-            .chain(&self.others);
-        let mut looked_at = headers.len();
-        let matching = candidates
-            .filter_map(|&key| self.matchers.get(key))
-            .inspect(|matcher| looked_at += matcher.wanted.len())
-            .filter(|matcher| matcher.matches(&headers));
-        to.extend(matching.map(|matcher| matcher.destination));
+        let headers = Sorted::new(&headers);
+        self.pass += 1;
+        let Self {
+            matchers,
+            by_value,
+            others,
+            pass,
+            ..
+        } = self;
+        let mut looked_at = headers.0.len();
+        let found = headers.0.iter().flat_map(|(name, value)| {
+            let values = by_value.get(*name);
+            let same = scalar(value).and_then(|scalar| values?.get(&Some(scalar)));
+            let any = values.and_then(|values| values.get(&None));
+            same.into_iter().chain(any).flatten()
+        });
+        for &key in found.chain(&*others) {
+            looked_at += 1;
+            if let Some(matcher) = matchers.get_mut(key)
+                && matcher.tried != *pass
+            {
+                matcher.tried = *pass;
+                if matcher.matches(&headers, &mut looked_at) {
+                    to.push(matcher.destination);
+                }
+            }
+        }
         looked_at
     }
 
@@ -142,26 +169,23 @@ impl ExchangeType for Headers {
 
 impl Headers {
     /// Headers of which every message that matches has at least one; `None` if there are none.
-    fn choose(&self, matcher: &Matcher) -> Option<Vec<(String, Scalar)>> {
-        let mut pairs = matcher
+    fn choose(&self, matcher: &Matcher) -> Option<Vec<(String, Option<Scalar>)>> {
+        let pairs = matcher
             .wanted
             .iter()
-            .map(|(name, value)| Some((name.clone(), scalar(value.as_ref()?)?)));
+            .map(|(name, value)| (name.clone(), value.as_ref().and_then(scalar)));
         match matcher.mode {
             // Any one will do, as they must all be there: the one that fewest others chose.
             Mode::All => {
-                let chosen = pairs.flatten().min_by_key(|pair| self.sharers(pair));
+                let chosen = pairs.min_by_key(|pair| self.sharers(pair));
                 chosen.map(|pair| vec![pair])
             }
             // All are needed, as one is enough to match. Nothing wanted is nothing matched.
-            Mode::Any => pairs.try_fold(Vec::new(), |mut found, pair| {
-                found.push(pair?);
-                Some(found)
-            }),
+            Mode::Any => Some(pairs.collect()),
         }
     }
 
-    fn sharers(&self, (name, value): &(String, Scalar)) -> usize {
+    fn sharers(&self, (name, value): &(String, Option<Scalar>)) -> usize {
         let keys = self.by_value.get(name).and_then(|values| values.get(value));
         keys.map_or(0, BTreeSet::len)
     }
@@ -175,7 +199,7 @@ impl Matcher {
             .get("x-match")
             .and_then(|value| mode(value).ok())
             .unwrap_or((Mode::All, false));
-        let wanted = arguments
+        let wanted: Vec<_> = arguments
             .iter()
             .filter(|(key, _)| *key != "x-match" && (with_x || !key.starts_with("x-")))
             .map(|(key, value)| {
@@ -183,27 +207,48 @@ impl Matcher {
                 (key.to_owned(), value)
             })
             .collect();
+        let names: BTreeSet<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
         Self {
             destination: binding.destination,
             mode,
+            names: names.len(),
             wanted,
             found_by: None,
+            tried: 0,
         }
     }
 
-    fn matches(&self, headers: &FieldTable) -> bool {
-        let mut checks = self
-            .wanted
-            .iter()
-            .map(|(key, wanted)| match (headers.get(key), wanted) {
+    /// Adds to `looked_at` how many headers were looked up.
+    fn matches(&self, headers: &Sorted<'_>, looked_at: &mut usize) -> bool {
+        if self.mode == Mode::All && self.names > headers.0.len() {
+            return false;
+        }
+        let mut checks = self.wanted.iter().map(|(key, wanted)| {
+            *looked_at += 1;
+            match (headers.get(key), wanted) {
                 (None, _) => false,
                 (Some(_), None) => true,
                 (Some(value), Some(wanted)) => equivalent(value, wanted),
-            });
+            }
+        });
         match self.mode {
             Mode::All => checks.all(|holds| holds),
             Mode::Any => checks.any(|holds| holds),
         }
+    }
+}
+
+impl<'a> Sorted<'a> {
+    fn new(headers: &'a FieldTable) -> Self {
+        let mut sorted: Vec<_> = headers.iter().collect();
+        sorted.sort_by_key(|&(name, _)| name); // stable
+        sorted.dedup_by_key(|&mut (name, _)| name); // keeps the first
+        Self(sorted)
+    }
+
+    fn get(&self, name: &str) -> Option<&'a FieldValue> {
+        let at = self.0.binary_search_by_key(&name, |&(name, _)| name).ok()?;
+        Some(self.0[at].1)
     }
 }
 
@@ -275,6 +320,63 @@ mod tests {
         }
     }
 
+    fn message(headers: FieldTable) -> Message {
+        let properties = Properties {
+            headers: Some(headers),
+            ..Properties::default()
+        };
+        let header = leveret_codec::ContentHeader {
+            class_id: 60,
+            body_size: 0,
+            flags: 0,
+            raw: &[],
+            summary: leveret_codec::PropertySummary::default(),
+        };
+        Message::build(&mut Vec::new(), "x", "", &header, b"").with_properties(&properties)
+    }
+
+    #[test]
+    fn very_many_keys_tried_on_very_many_headers_are_looked_up_once_each() {
+        const MANY: usize = 4_000;
+        type Field = fn(usize) -> FieldValue;
+        let fields = |value: Field| -> FieldTable {
+            (0..MANY).map(|n| (format!("{n}"), value(n))).collect()
+        };
+        let differ = |n: usize| FieldValue::F64(n as f64 + 0.5);
+        #[rustfmt::skip]
+        let rows: [(&str, Field, bool, &str); 4] = [
+            ("any", differ,                                           false, "found by every name, no value fits"),
+            ("all", |n| if n + 1 < MANY { FieldValue::Void } else { FieldValue::I32(-1) }, false, "the last one does not fit"),
+            ("any", |n| if n + 1 < MANY { FieldValue::F64(0.5) } else { FieldValue::I32(3_999) }, true, "only the last one fits"),
+            ("all", |_| FieldValue::Void,                             true,  "all are there"),
+        ];
+        for (mode, wanted, matches, why) in rows {
+            let mut exchange = Headers::default();
+            exchange.bind(&binding(1, fields(wanted), mode));
+            let sent = message(fields(|n| FieldValue::I32(i32::try_from(n).unwrap())));
+            let mut found = Vec::new();
+            let looked_at = exchange.route("", &sent, &mut found);
+            assert_eq!(!found.is_empty(), matches, "{why}");
+            assert!(looked_at <= 3 * MANY, "{why}: {looked_at}");
+        }
+    }
+
+    #[test]
+    fn of_several_headers_of_one_name_the_first_counts() {
+        let fields = |values: &[i32]| -> FieldTable {
+            let field = |&value| ("a".to_owned(), FieldValue::I32(value));
+            values.iter().map(field).collect()
+        };
+        let sent = message(fields(&[1, 2]));
+        for (value, matches) in [(1, true), (2, false)] {
+            let mut exchange = Headers::default();
+            exchange.bind(&binding(1, fields(&[value]), "all"));
+            let mut found = Vec::new();
+            exchange.route("", &sent, &mut found);
+            assert_eq!(!found.is_empty(), matches, "{value}");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(1_000))]
 
@@ -295,22 +397,16 @@ mod tests {
             for (binding, _) in kept.iter().filter(|(_, removed)| *removed) {
                 exchange.unbind(binding);
             }
-            let empty = Properties { headers: Some(sent.clone()), ..Properties::default() };
-            let header = leveret_codec::ContentHeader {
-                class_id: 60,
-                body_size: 0,
-                flags: 0,
-                raw: &[],
-                summary: leveret_codec::PropertySummary::default(),
-            };
-            let message = Message::build(&mut Vec::new(), "x", "", &header, b"").with_properties(&empty);
+            let message = message(sent.clone());
             let mut found = Vec::new();
             exchange.route("", &message, &mut found);
             found.sort();
             found.dedup();
             let expected: Vec<_> = kept
                 .iter()
-                .filter(|(binding, removed)| !removed && Matcher::new(binding).matches(&sent))
+                .filter(|(binding, removed)| {
+                    !removed && Matcher::new(binding).matches(&Sorted::new(&sent), &mut 0)
+                })
                 .map(|(binding, _)| binding.destination)
                 .collect();
             prop_assert_eq!(found, expected);
