@@ -1,8 +1,28 @@
-//! The durable log.
+//! The durable log: one for all vhosts and queues, in files of fixed size that are used again.
+//!
+//! [`Log`] is the whole of it without threads: it writes batches of records, syncs, says what is
+//! safe, keeps house, and reads itself back when it is opened. [`Store`] puts a commit thread and a
+//! fetch thread around it for the server. Everything goes through the trait [`Disk`], so that a
+//! simulator can crash it at any step.
+//!
+//! Read `docs/storage-format.md` first, then `log.rs`, `state.rs`, `recovery.rs`.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod disk;
 
+mod committer;
+mod error;
+mod fetch;
+mod file_disk;
+mod log;
+mod options;
+
+pub use committer::Store;
 pub use disk::{Disk, DiskFile};
+pub use error::StoreError;
+pub use fetch::Reader;
+pub use file_disk::FileDisk;
+pub use log::{Cut, Log, Opened, Staged, VhostNumber};
+pub use options::Options;
