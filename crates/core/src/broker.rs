@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::effect::Effects;
+use crate::error::AmqpError;
 use crate::ids::{ConnectionId, Mono, Now};
 use crate::input::{Command, Input};
 use crate::metrics::Metrics;
@@ -104,7 +105,10 @@ impl Broker {
             Input::Opened(connection, peer) => vhost.opened(connection, peer, fx),
             Input::Closed(connection) => vhost.closed(connection, fx),
             Input::Permitted(connection, permissions) => vhost.permitted(connection, permissions),
-            Input::Evict(connection, reason) => vhost.evict(connection, &reason, fx),
+            Input::Evict(connection, reason) => {
+                vhost.evict(connection, AmqpError::connection_forced(reason), fx);
+            }
+            Input::Failed(connection, error) => vhost.evict(connection, *error, fx),
             Input::Alarm(alarm) => vhost.set_alarm(alarm, fx),
         }
         vhost.flush_confirms(fx);

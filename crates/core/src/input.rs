@@ -29,6 +29,9 @@ pub enum Input {
     Permitted(ConnectionId, Permissions),
     /// An operator or a shutdown closes the connection (320).
     Evict(ConnectionId, String),
+    /// A request of the connection ran into a bug of ours: it is closed with this error, and
+    /// nothing more of it is obeyed.
+    Failed(ConnectionId, Box<AmqpError>),
     /// A resource alarm went off (`Some`: why, as shown to clients) or ended (`None`).
     Alarm(Option<&'static str>),
 }

@@ -266,15 +266,15 @@ impl Vhost {
         }
     }
 
-    /// An operator or a shutdown closes the connection.
-    pub(crate) fn evict(&mut self, id: ConnectionId, reason: &str, fx: &mut Effects) {
+    /// An operator, a shutdown or a bug of ours closes the connection.
+    pub(crate) fn evict(&mut self, id: ConnectionId, error: AmqpError, fx: &mut Effects) {
         if self
             .connections
             .get(id)
             .is_some_and(|connection| !connection.closing)
         {
             self.abandon(id, fx);
-            let error = Box::new(AmqpError::connection_forced(reason));
+            let error = Box::new(error);
             fx.send(id, Outbound::CloseConnection { error });
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! What the protocol means is decided in `leveret-core`, what it looks like on the wire in
 //! `leveret-session`; this crate is the only one that meets the world. Read [`connection`] and
-//! [`outbox`] for what happens between a socket and the machine, [`shard`] and [`turnstile`] for
-//! how the machine is run, [`config`] for what can be set.
+//! [`outbox`] for what happens between a socket and the machine, [`shard`], `machine` and
+//! [`turnstile`] for how the machine is run, [`config`] for what can be set.
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@ pub mod http;
 pub mod link;
 pub mod listener;
 pub mod log;
+mod machine;
 pub mod metrics;
 pub mod node;
 pub mod outbox;

@@ -178,6 +178,12 @@ impl Link {
             || self.outbox.reply_bytes() > self.reply_bytes_max
     }
 
+    /// What was handed over and not processed.
+    #[cfg(test)]
+    pub(crate) fn in_flight_bytes(&self) -> usize {
+        self.in_flight_bytes.load(Ordering::Acquire)
+    }
+
     /// So much was read and is about to be handed over.
     pub fn hand_over(&self, bytes: usize) {
         self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);

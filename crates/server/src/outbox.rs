@@ -119,6 +119,12 @@ impl Outbox {
         Poll::Pending
     }
 
+    /// Takes all there is, as the writer would.
+    #[cfg(test)]
+    pub(crate) fn take_all(&self) -> Vec<Outbound> {
+        std::mem::take(&mut lock(&self.state).queue)
+    }
+
     /// Gives memory back.
     fn shrink(&self) {
         let mut state = lock(&self.state);

@@ -1,0 +1,224 @@
+use leveret_codec::{
+    ChannelOpen, ContentHeader, Method, PropertySummary, QueueBind, QueueDeclare, ShortStr,
+};
+use leveret_core::{Capabilities, Limits, Permissions, ReplyCode};
+
+use super::*;
+use crate::log::NullLog;
+use crate::turnstile::{Rest, Turnstile};
+
+/// A machine and its connections, run turn by turn.
+struct Rig {
+    turnstile: Turnstile<Vhost>,
+    ids: Arc<Mutex<SlotMap<ConnectionId, ()>>>,
+    panics: Arc<AtomicU64>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let options = Options {
+            vhost: Arc::from("/"),
+            seed: [7; 32],
+            limits: Limits::default(),
+        };
+        let (ids, panics) = (Arc::default(), Arc::default());
+        let machine = Vhost::new(
+            options,
+            Box::new(NullLog),
+            Clock::start(),
+            Arc::clone(&panics),
+            Arc::clone(&ids),
+            Arc::default(),
+        );
+        Self {
+            turnstile: Turnstile::new(machine),
+            ids,
+            panics,
+        }
+    }
+
+    /// A connection with channel 1.
+    fn connect(&self) -> (ConnectionId, Arc<Link>) {
+        let id = lock(&self.ids).insert(());
+        let peer = "127.0.0.1:1".parse().unwrap();
+        let link = Arc::new(Link::new(1, peer, 131_072, 1 << 20));
+        let peer = Box::new(Peer {
+            user: Arc::from("guest"),
+            permissions: Permissions::all(),
+            impersonator: false,
+            capabilities: Capabilities::default(),
+        });
+        self.turnstile.put(Entry::Opened {
+            id,
+            peer,
+            link: Arc::clone(&link),
+        });
+        self.put(id, &link, vec![method(ChannelOpen::default())]);
+        self.finish();
+        link.outbox.take_all();
+        (id, link)
+    }
+
+    fn put(&self, id: ConnectionId, link: &Link, commands: Vec<Command>) {
+        let bytes = 100 * commands.len();
+        link.hand_over(bytes);
+        let commands = commands.into_iter();
+        self.turnstile.put(Entry::Commands(Batch {
+            id,
+            commands,
+            bytes,
+        }));
+    }
+
+    /// Runs until nothing is left to do; returns how often somebody had to.
+    fn finish(&self) -> usize {
+        let mut runs = 1;
+        while self.turnstile.run(drop) == Rest::Something {
+            runs += 1;
+        }
+        runs
+    }
+
+    /// A connection with 1,000 queues, `q0` and so on, behind `amq.fanout`.
+    fn noisy(&self) -> (ConnectionId, Arc<Link>) {
+        let (id, link) = self.connect();
+        for n in 0..1_000 {
+            let queue = format!("q{n}");
+            let bind = QueueBind {
+                queue: short(&queue),
+                exchange: short("amq.fanout"),
+                no_wait: true,
+                ..QueueBind::default()
+            };
+            self.put(id, &link, vec![declare(&queue), method(bind)]);
+        }
+        self.finish();
+        link.outbox.take_all();
+        (id, link)
+    }
+}
+
+fn short(text: &str) -> ShortStr<'static> {
+    ShortStr::truncated(text.to_owned())
+}
+
+fn method(method: impl Into<Method<'static>>) -> Command {
+    Command::Method {
+        channel: 1,
+        method: Box::new(method.into()),
+    }
+}
+
+fn declare(queue: &str) -> Command {
+    method(QueueDeclare {
+        queue: short(queue),
+        ..QueueDeclare::default()
+    })
+}
+
+/// 100 publishes to `amq.fanout`.
+fn publishes() -> Vec<Command> {
+    let header = ContentHeader {
+        class_id: 60,
+        body_size: 1,
+        flags: 0,
+        raw: &[],
+        summary: PropertySummary::default(),
+    };
+    let publish = |_| Command::Publish {
+        channel: 1,
+        mandatory: false,
+        message: Message::build(&mut Vec::new(), "amq.fanout", "", &header, b"m"),
+    };
+    (0..100).map(publish).collect()
+}
+
+/// What the connection was told: names of queues in `queue.declare-ok` with their messages, reply
+/// codes of refusals.
+fn told(link: &Link) -> Vec<String> {
+    let line = |outbound| match outbound {
+        Outbound::Method { method, .. } => match *method {
+            Method::QueueDeclareOk(ok) => format!("{} {}", ok.queue, ok.message_count),
+            other => other.name().to_owned(),
+        },
+        Outbound::CloseConnection { error } => format!("close {}", error.code.value()),
+        other => format!("{other:?}"),
+    };
+    link.outbox.take_all().into_iter().map(line).collect()
+}
+
+#[test]
+fn a_quiet_connection_is_answered_between_the_parts_of_a_noisy_batch() {
+    let rig = Rig::new();
+    let (noisy, noisy_link) = rig.noisy();
+    let (quiet, quiet_link) = rig.connect();
+
+    let mut batch = publishes();
+    batch.push(declare("q999"));
+    rig.put(noisy, &noisy_link, batch);
+    rig.put(noisy, &noisy_link, vec![declare("after")]);
+    rig.put(quiet, &quiet_link, vec![declare("quiet")]);
+
+    assert_eq!(rig.turnstile.run(drop), Rest::Something);
+    assert!(told(&quiet_link).is_empty(), "it was last in line");
+    assert_eq!(rig.turnstile.run(drop), Rest::Something);
+    assert_eq!(told(&quiet_link), ["quiet 0"]);
+    assert!(told(&noisy_link).is_empty());
+    assert_eq!(
+        noisy_link.in_flight_bytes(),
+        100 * 102,
+        "all of it is under way until the last command is done"
+    );
+
+    let runs = rig.finish();
+    assert!(runs >= 8, "100,000 copies in {runs} turns");
+    assert_eq!(told(&noisy_link), ["q999 100", "after 0"], "in order");
+    assert_eq!(noisy_link.in_flight_bytes(), 0);
+}
+
+#[test]
+fn the_end_of_a_connection_does_not_overtake_what_it_has_said() {
+    let rig = Rig::new();
+    let (noisy, link) = rig.noisy();
+    rig.put(noisy, &link, publishes());
+    rig.turnstile.put(Entry::Other(Input::Closed(noisy)));
+    assert_eq!(rig.turnstile.run(drop), Rest::Something);
+    assert_eq!(rig.turnstile.inspect(|vhost| vhost.clients.len()), 1);
+    rig.finish();
+    let (totals, clients) = rig
+        .turnstile
+        .inspect(|vhost| (vhost.broker.totals(), vhost.clients.len()));
+    assert_eq!((totals.ready, totals.connections, clients), (100_000, 0, 0));
+}
+
+#[test]
+fn after_a_panic_nothing_more_of_its_connection_is_obeyed() {
+    let rig = Rig::new();
+    let (noisy, noisy_link) = rig.noisy();
+    let (quiet, quiet_link) = rig.connect();
+
+    rig.put(noisy, &noisy_link, publishes());
+    rig.turnstile.put(Entry::Panic(noisy));
+    rig.put(noisy, &noisy_link, vec![declare("never")]);
+    rig.put(quiet, &quiet_link, vec![declare("quiet")]);
+    rig.finish();
+    let code = ReplyCode::InternalError.value();
+    assert_eq!(told(&noisy_link), [format!("close {code}")]);
+    assert!(noisy_link.signals().has(Signals::CLOSING));
+    assert_eq!(noisy_link.in_flight_bytes(), 0);
+    assert_eq!(rig.panics.load(Ordering::Relaxed), 1);
+    let totals = rig.turnstile.inspect(|vhost| vhost.broker.totals());
+    assert_eq!(
+        (totals.queues, totals.channels),
+        (1_001, 1),
+        "its channel is gone, `never` was not made"
+    );
+    assert_eq!(told(&quiet_link), ["quiet 0"]);
+
+    rig.put(noisy, &noisy_link, vec![declare("never")]);
+    rig.turnstile.put(Entry::Other(Input::Closed(noisy)));
+    rig.finish();
+    assert!(told(&noisy_link).is_empty());
+    let totals = rig.turnstile.inspect(|vhost| vhost.broker.totals());
+    assert_eq!((totals.queues, totals.connections), (1_001, 1));
+}
