@@ -6,6 +6,7 @@ use crate::effect::Effects;
 use crate::error::AmqpError;
 use crate::ids::{ConnectionId, Mono, Now};
 use crate::input::{Command, Input};
+use crate::log::{LogError, Recovered};
 use crate::metrics::Metrics;
 use crate::vhost::Vhost;
 
@@ -41,6 +42,9 @@ pub struct Limits {
     /// Octets of deliveries that may wait in one connection's outbox before its consumers are
     /// considered full. One message larger than this may pass an empty outbox.
     pub outbox_bytes_max: usize,
+    /// Octets of undelivered messages a durable queue holds in memory before it leaves what it can
+    /// to the log alone.
+    pub queue_memory_max: usize,
 }
 
 impl Default for Limits {
@@ -51,6 +55,7 @@ impl Default for Limits {
             bindings_max: 1_000_000,
             consumers_per_channel_max: 10_000,
             outbox_bytes_max: 1 << 20,
+            queue_memory_max: 16 << 20,
         }
     }
 }
@@ -87,6 +92,16 @@ impl Broker {
         }
     }
 
+    /// A vhost as its log knows it.
+    ///
+    /// # Errors
+    /// `Corrupt` if what the log knows contradicts itself.
+    pub fn recover(options: Options, recovered: Recovered) -> Result<Self, LogError> {
+        let mut broker = Self::new(options);
+        broker.vhost.recover(recovered)?;
+        Ok(broker)
+    }
+
     /// Takes one input and adds what is to be done about it to `fx`.
     ///
     /// Never blocks, and does all there is to do: [`Broker::commands`] and [`Broker::tick`] can be
@@ -100,7 +115,9 @@ impl Broker {
                 vhost.commands(connection, commands, u64::MAX, fx);
             }
             Input::Drained(connection, bytes) => vhost.drained(connection, bytes, fx),
-            Input::Durable(lsn) => vhost.durable(lsn),
+            Input::Durable(lsn) => vhost.durable(lsn, fx),
+            Input::Fetched(fetched) => vhost.fetched(fetched, fx),
+            Input::Retire => vhost.retire(fx),
             Input::Tick => vhost.tick(u64::MAX, fx),
             Input::Opened(connection, peer) => vhost.opened(connection, peer, fx),
             Input::Closed(connection) => vhost.closed(connection, fx),
@@ -111,7 +128,7 @@ impl Broker {
             Input::Failed(connection, error) => vhost.evict(connection, *error, fx),
             Input::Alarm(alarm) => vhost.set_alarm(alarm, fx),
         }
-        vhost.flush_confirms(fx);
+        vhost.end_turn(fx);
     }
 
     /// Takes commands from the front until there are none left, or until [`Broker::work`] has
@@ -128,7 +145,7 @@ impl Broker {
     ) {
         self.vhost.now = now;
         self.vhost.commands(connection, commands, budget, fx);
-        self.vhost.flush_confirms(fx);
+        self.vhost.end_turn(fx);
     }
 
     /// Does what has become due, as far as the budget goes. [`Broker::next_timer`] is in the past
@@ -138,7 +155,7 @@ impl Broker {
     pub fn tick(&mut self, now: Now, budget: u64, fx: &mut Effects) {
         self.vhost.now = now;
         self.vhost.tick(budget, fx);
-        self.vhost.flush_confirms(fx);
+        self.vhost.end_turn(fx);
     }
 
     /// What has been done since the start: commands, copies to queues, deliveries, settles,

@@ -68,6 +68,14 @@ impl Vhost {
                 assert!(numbers.insert(number), "consumer number {number} twice");
             }
         }
+        let channels = connection.open_channels();
+        let parked = channels
+            .iter()
+            .filter_map(|key| self.channels[*key].parked.as_ref());
+        assert_eq!(parked.clone().count(), connection.parked);
+        let bytes: usize = parked.map(|parked| parked.bytes).sum();
+        assert_eq!(bytes, connection.parked_bytes);
+        assert!(connection.unread || !connection.paused);
         for queue in &connection.exclusive {
             let queue = self.queues.get(*queue).expect("an exclusive queue exists");
             assert_eq!(queue.exclusive, Some(id));
@@ -184,11 +192,25 @@ impl Vhost {
                 Some(id)
             );
         }
-        if let Some(front) = queue.index.front() {
+        for key in &queue.logged.waiting {
+            let waits = |channel: &Channel| channel.parked.is_some();
+            assert!(self.channels.get(*key).is_none_or(waits));
+        }
+        if let Some(front) = queue.index.front()
+            && !queue.is_stalled()
+        {
             let cost = delivery_cost(&front.message);
             assert!(
                 queue.ring.iter().next().is_none(),
                 "{}: a message of cost {cost} waits, and a consumer for it",
+                queue.name
+            );
+        }
+        if !queue.consumers.is_empty() && queue.is_stalled() {
+            let asked = queue.logged.fetching || queue.logged.mark_asked.is_some();
+            assert!(
+                asked,
+                "{} stands still, and nothing was asked for",
                 queue.name
             );
         }
@@ -259,11 +281,20 @@ impl Vhost {
             "confirms leave at the end of the turn"
         );
         let mut awaiting = BTreeSet::new();
-        for key in &self.awaiting_log {
+        for key in &self.confirms_waiting {
             assert!(awaiting.insert(*key), "a channel awaits the log twice");
         }
         for (key, channel) in &self.channels {
             assert_eq!(channel.confirming, awaiting.contains(&key));
+            if let Some(parked) = &channel.parked {
+                let waits = self.awaiting_log.contains(key)
+                    || self
+                        .queues
+                        .values()
+                        .any(|queue| queue.logged.waiting.contains(&key));
+                assert!(waits, "a channel waits for nothing");
+                assert_eq!(parked.bytes, parked.reckon());
+            }
         }
     }
 }

@@ -21,8 +21,15 @@ pub(crate) struct Connection {
     pub(crate) closing: bool,
     /// It has published at least once, so a resource alarm concerns it.
     pub(crate) publishes: bool,
-    /// It is not read from because of an alarm.
+    /// An alarm is on, so it should not be read from.
     pub(crate) paused: bool,
+    /// It is not read from, for whatever reason.
+    pub(crate) unread: bool,
+    /// Channels that wait, and what their commands hold, in octets.
+    pub(crate) parked: usize,
+    pub(crate) parked_bytes: usize,
+    /// The client closes it; its channels that wait are to be done first.
+    pub(crate) close_asked: bool,
     consumer_numbers: Vec<u32>,
     consumer_number_next: u32,
 }
@@ -48,6 +55,10 @@ impl Connection {
             closing: false,
             publishes: false,
             paused: false,
+            unread: false,
+            parked: 0,
+            parked_bytes: 0,
+            close_asked: false,
             consumer_numbers: Vec::new(),
             consumer_number_next: 0,
         }

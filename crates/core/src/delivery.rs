@@ -20,6 +20,7 @@ impl Vhost {
             self.work += 1;
             queue.push(message);
             self.pump(id, fx);
+            self.watch_backlog(id);
         }
     }
 
@@ -33,6 +34,9 @@ impl Vhost {
         };
         while let (Some(key), Some(front)) = (queue.ring.first(), queue.index.front()) {
             self.work += 1;
+            if front.seq > queue.logged.may_deliver {
+                break;
+            }
             let Some(consumer) = self.consumers.get_mut(key) else {
                 queue.ring.pop();
                 continue;
@@ -73,7 +77,7 @@ impl Vhost {
                 self.metrics.delivered_auto += 1;
                 if queue.keeps(&entry.message) {
                     let fact = Fact::Settled {
-                        queue: queue.number,
+                        queue: queue.logged.number,
                         seq: entry.seq,
                     };
                     self.lsn = fx.record(self.lsn, fact);
@@ -102,6 +106,9 @@ impl Vhost {
                 message,
             };
             fx.send(channel.connection, outbound);
+        }
+        if queue.durable && !queue.consumers.is_empty() {
+            self.look_ahead(id, fx);
         }
     }
 
@@ -146,7 +153,7 @@ impl Vhost {
             && queue.keeps(&delivery.entry.message)
         {
             let fact = Fact::Settled {
-                queue: queue.number,
+                queue: queue.logged.number,
                 seq: delivery.entry.seq,
             };
             self.record(fact, fx);
@@ -358,7 +365,7 @@ impl Vhost {
     }
 
     /// Tells a consumer whose queue is gone, if its client understands that.
-    pub(crate) fn notify_cancelled(&self, key: ConsumerKey, fx: &mut Effects) {
+    pub(crate) fn notify_cancelled(&mut self, key: ConsumerKey, fx: &mut Effects) {
         let Some(consumer) = self.consumers.get(key) else {
             return;
         };
@@ -372,14 +379,16 @@ impl Vhost {
             .is_some_and(|c| c.peer.capabilities.consumer_cancel_notify)
         {
             let consumer_tag = ShortStr::truncated(consumer.tag.to_string());
-            fx.method(
-                to,
-                channel.number,
-                BasicCancel {
-                    consumer_tag,
-                    no_wait: true,
-                },
-            );
+            let cancel = BasicCancel {
+                consumer_tag,
+                no_wait: true,
+            };
+            let outbound = Outbound::Method {
+                channel: channel.number,
+                method: Box::new(cancel.into()),
+            };
+            let channel = consumer.channel;
+            self.send_in_order(channel, outbound, fx);
         }
     }
 }

@@ -11,6 +11,7 @@ use slotmap::SecondaryMap;
 use crate::error::{AmqpError, ReplyCode};
 use crate::event::Event;
 use crate::ids::{ConnectionId, Lsn};
+use crate::log::Fetch;
 use crate::message::Message;
 use crate::record::{Fact, Record};
 
@@ -21,6 +22,8 @@ pub struct Effects {
     touched: Vec<ConnectionId>,
     /// What must survive a restart, in order of [`Lsn`](crate::ids::Lsn).
     pub records: Vec<Record>,
+    /// Messages to be asked back from the log.
+    pub fetches: Vec<Fetch>,
     /// What an operator may want to know.
     pub events: Vec<Event>,
     /// Connections whose socket is not to be read for now (true) or again (false).
@@ -172,6 +175,7 @@ impl Effects {
     pub fn is_empty(&self) -> bool {
         self.touched.is_empty()
             && self.records.is_empty()
+            && self.fetches.is_empty()
             && self.events.is_empty()
             && self.reading.is_empty()
             && self.garbage.is_empty()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::error::AmqpError;
 use crate::ids::ConnectionId;
+use crate::log::LogError;
 
 /// Something worth a line in the log, or in an event exchange one day.
 #[derive(Clone, Debug)]
@@ -35,6 +36,13 @@ pub enum Event {
         queue: Arc<str>,
         /// Ready messages that went with it.
         ready: usize,
+    },
+    /// Messages of a queue could not be read back from the log.
+    FetchFailed {
+        /// Its name.
+        queue: Arc<str>,
+        /// Why.
+        error: LogError,
     },
     /// An exchange came to be.
     ExchangeCreated {

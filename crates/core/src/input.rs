@@ -6,6 +6,7 @@ use leveret_codec::Method;
 
 use crate::error::AmqpError;
 use crate::ids::{ConnectionId, Lsn};
+use crate::log::Fetched;
 use crate::message::Message;
 use crate::permission::Permissions;
 
@@ -20,6 +21,11 @@ pub enum Input {
     Closed(ConnectionId),
     /// The log holds every record up to this one safely.
     Durable(Lsn),
+    /// Messages that were asked back from the log.
+    Fetched(Fetched),
+    /// The broker is about to stop and no connection is left: notes for the log how far each queue
+    /// has delivered, so that the next start need not assume more.
+    Retire,
     /// The writer of a connection has passed this many octets of deliveries on to the socket, as
     /// [`Outbound::delivery_cost`](crate::effect::Outbound::delivery_cost) counts them.
     Drained(ConnectionId, usize),
@@ -114,6 +120,19 @@ pub enum Outcome {
         /// Back to its old place in the queue.
         requeue: bool,
     },
+}
+
+impl Command {
+    /// The channel it is about; 0 is the connection itself.
+    #[must_use]
+    pub const fn channel(&self) -> u16 {
+        match self {
+            Self::Publish { channel, .. }
+            | Self::Settle { channel, .. }
+            | Self::Method { channel, .. }
+            | Self::Refuse { channel, .. } => *channel,
+        }
+    }
 }
 
 impl Outcome {

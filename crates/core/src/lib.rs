@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod permission;
 pub mod record;
 
+mod backlog;
 mod binding;
 mod channel;
 mod check;
@@ -32,7 +33,9 @@ mod delivery;
 mod exchange;
 mod map;
 mod method;
+mod parked;
 mod queue;
+mod recovery;
 mod removal;
 mod router;
 mod timer;

@@ -39,6 +39,8 @@ counters! {
     requeued: "messages_requeued", "Deliveries put back into their queue.";
     discarded: "messages_discarded", "Deliveries rejected without requeue.";
     purged: "messages_purged", "Messages removed by queue.purge or with their queue.";
+    paged_out: "messages_paged_out", "Messages let go from memory, to be read back from the log.";
+    paged_in: "messages_paged_in", "Messages read back from the log.";
     replies_dropped: "direct_replies_dropped", "Direct replies dropped because their reader was too slow.";
     queues_declared: "queues_declared", "queue.declare that found or made a queue.";
     queues_created: "queues_created", "Queues created.";

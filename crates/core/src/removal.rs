@@ -23,6 +23,7 @@ impl Vhost {
             self.notify_cancelled(key, fx);
         }
         self.end_consumers(&consumers);
+        self.wake_getters(id);
         let Some(mut queue) = self.queues.remove(id) else {
             return;
         };
@@ -40,7 +41,7 @@ impl Vhost {
         if queue.durable {
             self.record(
                 Fact::QueueDeleted {
-                    queue: queue.number,
+                    queue: queue.logged.number,
                     name: Arc::clone(&queue.name),
                 },
                 fx,

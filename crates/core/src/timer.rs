@@ -11,6 +11,8 @@ use crate::vhost::Vhost;
 pub(crate) enum Timer {
     /// A queue may have been unused for its `x-expires`.
     QueueExpiry(QueueId),
+    /// A read from the log had failed and is to be tried again.
+    FetchAgain(QueueId),
 }
 
 /// The vhost's timing wheel, by the monotonic clock.
@@ -73,6 +75,7 @@ impl Vhost {
             self.work += 1;
             match timer {
                 Timer::QueueExpiry(queue) => self.expire_queue(queue, fx),
+                Timer::FetchAgain(queue) => self.fetch_again(queue, fx),
             }
         }
     }

@@ -17,7 +17,6 @@ use slotmap::{SecondaryMap, SlotMap};
 
 use leveret_codec::{
     ChannelCloseOk, ConnectionBlocked, ConnectionUnblocked, FieldTable, RawTable, ShortStr,
-    TxCommitOk,
 };
 
 use crate::binding::Bindings;
@@ -33,6 +32,7 @@ use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, ExchangeId, Lsn, Now, Qu
 use crate::input::Peer;
 use crate::map::{HashSeed, Map};
 use crate::metrics::Metrics;
+use crate::parked::AwaitingLog;
 use crate::permission::{Access, Permissions};
 use crate::queue::Queue;
 use crate::record::Fact;
@@ -73,10 +73,18 @@ pub(crate) struct Vhost {
     /// Number of the last record, and of the last one known to be safe.
     pub(crate) lsn: Lsn,
     pub(crate) durable: Lsn,
-    /// Channels with publishes to confirm, or a commit to answer, at the end of the turn.
+    /// Channels with publishes to confirm at the end of the turn.
     pub(crate) confirming: Vec<ChannelKey>,
-    /// Channels whose confirms or commit wait for the log.
-    pub(crate) awaiting_log: Vec<ChannelKey>,
+    /// Channels whose confirms wait for the log.
+    pub(crate) confirms_waiting: Vec<ChannelKey>,
+    /// The last record about an exchange, a queue or a binding.
+    defined: Lsn,
+    /// Channels that wait for the log with an answer.
+    pub(crate) awaiting_log: AwaitingLog,
+    /// Channels that waited for a message and may have it now.
+    pub(crate) getters: Vec<ChannelKey>,
+    /// Queues whose next mark waits for the log, or that have something to page out.
+    pub(crate) logging: Vec<QueueId>,
     /// The resource alarm that is on, as shown to clients.
     alarm: Option<&'static str>,
     random: ChaCha20Rng,
@@ -108,7 +116,11 @@ impl Vhost {
             lsn: Lsn(0),
             durable: Lsn(0),
             confirming: Vec::new(),
-            awaiting_log: Vec::new(),
+            confirms_waiting: Vec::new(),
+            defined: Lsn(0),
+            awaiting_log: AwaitingLog::default(),
+            getters: Vec::new(),
+            logging: Vec::new(),
             alarm: None,
             random,
         };
@@ -148,6 +160,7 @@ impl Vhost {
 
     /// The connection is gone: its exclusive queues go, its deliveries return to their queues.
     pub(crate) fn closed(&mut self, id: ConnectionId, fx: &mut Effects) {
+        self.unpark_all(id, fx);
         self.abandon(id, fx);
         if self.connections.remove(id).is_some() {
             self.metrics.connections_closed += 1;
@@ -162,7 +175,8 @@ impl Vhost {
             return;
         };
         connection.closing = true;
-        if std::mem::take(&mut connection.paused) {
+        connection.paused = false;
+        if std::mem::take(&mut connection.unread) {
             fx.reading.push((id, false)); // for its close-ok
         }
         let exclusive = std::mem::take(&mut connection.exclusive);
@@ -207,6 +221,9 @@ impl Vhost {
             return;
         };
         self.metrics.channels_closed += 1;
+        if let Some(parked) = channel.parked.take() {
+            self.forget_parked(channel.connection, &parked);
+        }
         if let Some(connection) = self.connections.get_mut(channel.connection) {
             connection.set_channel(channel.number, slot);
         }
@@ -317,6 +334,14 @@ impl Vhost {
             self.work += 1;
             self.apply_alarm(id, fx);
         }
+        if alarm.is_some() {
+            self.page_out_all(fx);
+        }
+    }
+
+    /// An alarm is on: what can be paged out should be.
+    pub(crate) fn memory_is_short(&self) -> bool {
+        self.alarm.is_some()
     }
 
     /// Brings one publishing connection in line with the alarm.
@@ -328,7 +353,6 @@ impl Vhost {
             return;
         }
         connection.paused = self.alarm.is_some();
-        fx.reading.push((id, connection.paused));
         if connection.peer.capabilities.connection_blocked {
             match self.alarm {
                 Some(reason) => {
@@ -338,6 +362,7 @@ impl Vhost {
                 None => fx.method(id, 0, ConnectionUnblocked {}),
             }
         }
+        self.update_reading(id, fx);
     }
 
     /// Whether the client may do this to the named queue or exchange (403).
@@ -422,6 +447,18 @@ impl Vhost {
         self.lsn
     }
 
+    /// Emits a record about an exchange, a queue or a binding and returns its number.
+    pub(crate) fn define(&mut self, fact: Fact, fx: &mut Effects) -> Lsn {
+        self.defined = self.record(fact, fx);
+        self.defined
+    }
+
+    /// The record that everything durable which is defined now can be relied upon with; nothing is
+    /// to be waited for otherwise.
+    pub(crate) fn defined_if(&self, durable: bool) -> Lsn {
+        if durable { self.defined } else { Lsn(0) }
+    }
+
     /// A publish on a channel in confirm mode is safe once this record is.
     pub(crate) fn confirm_when(&mut self, key: ChannelKey, due: Lsn) {
         if let Some(channel) = self.channels.get_mut(key)
@@ -436,25 +473,21 @@ impl Vhost {
         }
     }
 
-    /// The answer to `tx.commit` is due once this record is safe.
-    pub(crate) fn commit_when(&mut self, key: ChannelKey, due: Lsn) {
-        if let Some(channel) = self.channels.get_mut(key)
-            && let Mode::Tx(tx) = &mut channel.mode
-        {
-            tx.committing = Some(due);
-            channel.confirming = true;
-            self.confirming.push(key);
-        }
-    }
-
     /// The log has come this far.
-    pub(crate) fn durable(&mut self, lsn: Lsn) {
+    pub(crate) fn durable(&mut self, lsn: Lsn, fx: &mut Effects) {
         self.durable = self.durable.max(lsn);
-        self.confirming.append(&mut self.awaiting_log);
+        self.confirming.append(&mut self.confirms_waiting);
+        self.logged_through(fx);
     }
 
-    /// Sends the confirms that are due, one a channel, and the answers to commits.
-    pub(crate) fn flush_confirms(&mut self, fx: &mut Effects) {
+    /// What is left for the end of a turn.
+    pub(crate) fn end_turn(&mut self, fx: &mut Effects) {
+        self.unpark_due(fx);
+        self.flush_confirms(fx);
+    }
+
+    /// Sends the confirms that are due, one a channel.
+    fn flush_confirms(&mut self, fx: &mut Effects) {
         let mut confirming = std::mem::take(&mut self.confirming);
         for key in confirming.drain(..) {
             self.work += 1;
@@ -462,19 +495,12 @@ impl Vhost {
             let Some(channel) = self.channels.get_mut(key) else {
                 continue;
             };
-            let waits = match &mut channel.mode {
+            let waits = match &channel.mode {
                 Mode::Confirm(confirms) => confirms.is_waiting(),
-                Mode::Tx(tx) => {
-                    let waits = tx.committing.is_some_and(|due| due > self.durable);
-                    if !waits && tx.committing.take().is_some() {
-                        fx.method(channel.connection, channel.number, TxCommitOk {});
-                    }
-                    waits
-                }
-                Mode::Plain => false,
+                Mode::Plain | Mode::Tx(_) => false,
             };
             if waits {
-                self.awaiting_log.push(key);
+                self.confirms_waiting.push(key);
             } else {
                 channel.confirming = false;
             }

@@ -247,7 +247,10 @@ fn play(moves: &[Move]) {
                 channels[ours] = [t.channel(connection), t.channel(connection)];
             }
         }
-        reopen(&mut t, &mut channels, ours);
+        // What one does may end what another had waiting for the log.
+        for ours in 0..channels.len() {
+            reopen(&mut t, &mut channels, ours);
+        }
     }
     for [one, _] in channels {
         t.disconnect(one.connection);
@@ -265,8 +268,8 @@ fn play(moves: &[Move]) {
 fn reopen(t: &mut BrokerTest, channels: &mut [[Chan; 2]], ours: usize) {
     let connection = channels[ours][0].connection;
     if t.was_refused(connection) {
-        let (closes_connection, _) = t.take_refusal(connection);
-        if closes_connection {
+        // More than one, if commands had waited for the log.
+        if t.take_refusals(connection) {
             t.disconnect(connection);
             let connection = t.connect();
             t.slow_reader(connection);

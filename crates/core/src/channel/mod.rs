@@ -10,8 +10,8 @@ use std::sync::Arc;
 use crate::channel::confirms::Confirms;
 use crate::channel::transaction::Transaction;
 use crate::channel::unacked::Unacked;
-use crate::error::AmqpError;
 use crate::ids::{ConnectionId, ConsumerKey};
+use crate::parked::Parked;
 use crate::router::Memo;
 
 /// An open channel.
@@ -37,6 +37,8 @@ pub(crate) struct Channel {
     /// Where the last publish went.
     pub(crate) memo: Option<Memo>,
     pub(crate) reply: Option<ReplyConsumer>,
+    /// It waits, and this with it.
+    pub(crate) parked: Option<Box<Parked>>,
     /// It stands in the vhost's list of channels with confirms to look at.
     pub(crate) confirming: bool,
     last_tag: u64,
@@ -75,6 +77,7 @@ impl Channel {
             last_queue: None,
             memo: None,
             reply: None,
+            parked: None,
             confirming: false,
             last_tag: 0,
         }
@@ -89,16 +92,6 @@ impl Channel {
     /// The tag the next delivery will get.
     pub(crate) fn upcoming_tag(&self) -> u64 {
         self.last_tag + 1
-    }
-
-    /// 504 while a `tx.commit` waits for the log: the channel may only be closed then.
-    pub(crate) fn check_not_committing(&self) -> Result<(), AmqpError> {
-        match &self.mode {
-            Mode::Tx(tx) if tx.committing.is_some() => Err(AmqpError::channel_error(
-                "unexpected command while processing 'tx.commit'",
-            )),
-            Mode::Plain | Mode::Confirm(_) | Mode::Tx(_) => Ok(()),
-        }
     }
 
     /// Whether the channel as a whole lets its consumers have one more delivery to settle.

@@ -1,7 +1,7 @@
 //! What a channel in tx mode has said and not yet committed.
 
 use crate::channel::unacked::Delivery;
-use crate::ids::{Lsn, QueueId};
+use crate::ids::QueueId;
 use crate::input::Outcome;
 use crate::message::Message;
 
@@ -11,8 +11,6 @@ use crate::message::Message;
 pub(crate) struct Transaction {
     pub(crate) publishes: Vec<TxPublish>,
     pub(crate) settles: Vec<TxSettle>,
-    /// A `tx.commit` waits for this record to be safe. Until then the channel may only be closed.
-    pub(crate) committing: Option<Lsn>,
 }
 
 #[derive(Debug)]

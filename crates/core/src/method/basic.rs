@@ -14,10 +14,11 @@ use crate::connection::Origin;
 use crate::consumer::{Consumer, Standing};
 use crate::effect::{Effects, Outbound};
 use crate::error::{AmqpError, Named};
-use crate::input::Outcome;
+use crate::input::{Command, Outcome};
 use crate::method::publish::REPLY_TO;
 use crate::method::queue::count;
 use crate::permission::Access;
+use crate::queue::Queue;
 use crate::record::Fact;
 use crate::vhost::Vhost;
 
@@ -236,7 +237,7 @@ impl Vhost {
     pub(super) fn basic_get(
         &mut self,
         from: Origin,
-        m: BasicGet<'_>,
+        m: BasicGet<'static>,
         fx: &mut Effects,
     ) -> Result<(), AmqpError> {
         let name = self.expand_queue(from, &m.queue)?;
@@ -244,6 +245,16 @@ impl Vhost {
         let id = self.find_queue(&name)?;
         self.check_lock(from, id)?;
         self.touch_queue(id);
+        if self.queues.get(id).is_some_and(Queue::is_stalled) {
+            // Nothing is to be had before the log has said something.
+            self.look_ahead(id, fx);
+            let again = Command::Method {
+                channel: from.number,
+                method: Box::new(m.into()),
+            };
+            self.park_for_queue(from, id, again);
+            return Ok(());
+        }
         let (Some(queue), Some(channel)) =
             (self.queues.get_mut(id), self.channels.get_mut(from.key))
         else {
@@ -263,7 +274,7 @@ impl Vhost {
             self.metrics.got_auto += 1;
             if queue.keeps(&message) {
                 let fact = Fact::Settled {
-                    queue: queue.number,
+                    queue: queue.logged.number,
                     seq: entry.seq,
                 };
                 self.record(fact, fx);
@@ -307,7 +318,6 @@ impl Vhost {
         let Some(channel) = self.channels.get_mut(from.key) else {
             return Ok(());
         };
-        channel.check_not_committing()?;
         if !multiple {
             let delivery = channel
                 .unacked

@@ -13,6 +13,7 @@ use crate::effect::Effects;
 use crate::error::{AmqpError, Named};
 use crate::event::Event;
 use crate::exchange::{Exchange, make};
+use crate::ids::Lsn;
 use crate::method::{RESERVED_PREFIX, strip};
 use crate::permission::Access;
 use crate::queue::arguments::{check_property, check_same};
@@ -53,7 +54,10 @@ impl Vhost {
             self.declare_exchange(from, &name, &m, fx)?;
         }
         if !m.no_wait {
-            fx.method(from.connection, from.number, ExchangeDeclareOk {});
+            let id = self.find_exchange(&name)?;
+            let durable = self.exchanges.get(id).is_some_and(|x| x.durable);
+            let due = self.defined_if(durable);
+            self.answer(from, due, ExchangeDeclareOk {}, fx);
         }
         Ok(())
     }
@@ -111,7 +115,7 @@ impl Vhost {
                 internal: m.internal,
                 arguments: Arc::from(m.arguments.as_bytes()),
             };
-            self.record(fact, fx);
+            self.define(fact, fx);
         }
         let id = self.exchanges.insert(Exchange {
             name: Arc::clone(&name),
@@ -175,6 +179,7 @@ impl Vhost {
             return Err(AmqpError::access_refused(why));
         }
         self.permit(from.connection, Access::Configure, named)?;
+        let before = self.lsn;
         if let Some(&id) = self.exchange_names.get(name.as_str()) {
             if m.if_unused && self.bindings.any_from(id) {
                 return Err(AmqpError::precondition_failed(format_args!(
@@ -184,7 +189,8 @@ impl Vhost {
             self.delete_exchange(id, fx);
         }
         if !m.no_wait {
-            fx.method(from.connection, from.number, ExchangeDeleteOk {});
+            let due = if self.lsn > before { self.lsn } else { Lsn(0) };
+            self.answer(from, due, ExchangeDeleteOk {}, fx);
         }
         Ok(())
     }
@@ -206,9 +212,9 @@ impl Vhost {
             routing_key: &m.routing_key,
             arguments: &m.arguments,
         };
-        self.bind(from, &names, fx)?;
+        let due = self.bind(from, &names, fx)?;
         if !m.no_wait {
-            fx.method(from.connection, from.number, ExchangeBindOk {});
+            self.answer(from, due, ExchangeBindOk {}, fx);
         }
         Ok(())
     }
@@ -230,14 +236,14 @@ impl Vhost {
             routing_key: &m.routing_key,
             arguments: &m.arguments,
         };
-        self.unbind_names(from, &names, fx)?;
+        let due = self.unbind_names(from, &names, fx)?;
         if !m.no_wait {
-            fx.method(from.connection, from.number, ExchangeUnbindOk {});
+            self.answer(from, due, ExchangeUnbindOk {}, fx);
         }
         Ok(())
     }
 
-    /// Makes a binding. One that is there already is fine.
+    /// Makes a binding. One that is there already is fine. Returns the record that makes it last.
     ///
     /// # Errors
     /// - `ACCESS_REFUSED`: no write right on the destination, no read right on the source, or one
@@ -250,7 +256,7 @@ impl Vhost {
         from: Origin,
         names: &BindingNames<'_>,
         fx: &mut Effects,
-    ) -> Result<(), AmqpError> {
+    ) -> Result<Lsn, AmqpError> {
         self.permit_binding(from, names)?;
         self.check_arguments(names.arguments)?;
         let source = self.find_exchange(names.source)?;
@@ -271,8 +277,9 @@ impl Vhost {
             routing_key: Arc::from(names.routing_key),
             arguments: Arc::from(names.arguments.canonical()),
         };
+        let fact = self.binding_fact(&binding);
         if self.bindings.contains(&binding) {
-            return Ok(());
+            return Ok(self.defined_if(fact.is_some()));
         }
         if self.bindings.len() >= self.limits.bindings_max {
             let limit = self.limits.bindings_max;
@@ -283,18 +290,19 @@ impl Vhost {
             return Err(AmqpError::precondition_failed(why));
         }
 
-        if let Some(fact) = self.binding_fact(&binding) {
-            self.record(Fact::Bound(fact), fx);
-        }
+        let due = match fact {
+            Some(fact) => self.define(Fact::Bound(fact), fx),
+            None => Lsn(0),
+        };
         if let Some(exchange) = self.exchanges.get_mut(source) {
             exchange.routes.bind(&binding);
         }
         self.bindings.insert(binding);
         self.router.topology_changed();
-        Ok(())
+        Ok(due)
     }
 
-    /// Removes a binding if it is there.
+    /// Removes a binding if it is there. Returns the record that makes that last.
     ///
     /// # Errors
     /// - `ACCESS_REFUSED` as [`Vhost::bind`].
@@ -304,10 +312,10 @@ impl Vhost {
         from: Origin,
         names: &BindingNames<'_>,
         fx: &mut Effects,
-    ) -> Result<(), AmqpError> {
+    ) -> Result<Lsn, AmqpError> {
         self.permit_binding(from, names)?;
         let Some(&source) = self.exchange_names.get(names.source) else {
-            return Ok(());
+            return Ok(Lsn(0));
         };
         let destination = if names.to_queue {
             self.queue_names
@@ -319,7 +327,7 @@ impl Vhost {
                 .map(|&id| Destination::Exchange(id))
         };
         let Some(destination) = destination else {
-            return Ok(());
+            return Ok(Lsn(0));
         };
         let binding = Binding {
             source,
@@ -331,9 +339,13 @@ impl Vhost {
             if let Destination::Queue(queue) = destination {
                 self.check_lock(from, queue)?;
             }
+            let before = self.lsn;
             self.remove_binding(&binding, fx);
+            if self.lsn > before {
+                return Ok(self.lsn);
+            }
         }
-        Ok(())
+        Ok(Lsn(0))
     }
 
     fn permit_binding(&self, from: Origin, names: &BindingNames<'_>) -> Result<(), AmqpError> {

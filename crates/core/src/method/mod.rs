@@ -44,7 +44,7 @@ impl Vhost {
     }
 
     /// Obeys one command of a connection, or refuses it.
-    fn command(&mut self, from: ConnectionId, command: Command, fx: &mut Effects) {
+    pub(crate) fn command(&mut self, from: ConnectionId, command: Command, fx: &mut Effects) {
         if self
             .connections
             .get(from)
@@ -52,6 +52,9 @@ impl Vhost {
         {
             return;
         }
+        let Some(command) = self.keep_for_later(from, command, fx) else {
+            return;
+        };
         let (number, id, result) = match command {
             Command::Publish {
                 channel,
@@ -159,9 +162,6 @@ impl Vhost {
         method: Method<'static>,
         fx: &mut Effects,
     ) -> Result<(), AmqpError> {
-        if let Some(channel) = self.channels.get(from.key) {
-            channel.check_not_committing()?;
-        }
         match method {
             Method::ChannelFlow(m) => self.channel_flow(from, m.active, fx),
             // Answers to what we said; there is nothing to wait for.

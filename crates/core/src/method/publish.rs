@@ -58,7 +58,6 @@ impl Vhost {
         let Some(channel) = self.channels.get_mut(from.key) else {
             return Ok(());
         };
-        channel.check_not_committing()?;
         // The memo leaves its channel while the vhost is busy with the message.
         let memo = channel.memo.take();
         let known = self.remembered_route(memo.as_ref(), &message);
@@ -189,7 +188,7 @@ impl Vhost {
             .iter()
             .filter_map(|&id| self.queues.get(id))
             .filter(|queue| queue.durable)
-            .map(|queue| (queue.number, queue.next_seq()))
+            .map(|queue| (queue.logged.number, queue.next_seq()))
             .collect();
         if places.is_empty() {
             return Lsn(0);

@@ -8,16 +8,17 @@ use leveret_codec::{
 };
 
 use crate::connection::Origin;
-use crate::effect::Effects;
+use crate::effect::{Effects, Outbound};
 use crate::error::AmqpError;
 use crate::event::Event;
-use crate::ids::{QueueId, QueueNumber};
+use crate::ids::{Lsn, QueueId, QueueNumber};
 use crate::method::exchange::BindingNames;
 use crate::method::publish::REPLY_TO;
 use crate::method::{RESERVED_PREFIX, strip};
 use crate::permission::Access;
 use crate::queue::Queue;
 use crate::queue::arguments::{check_equivalent, check_property, is_quorum, name_prefix, validate};
+use crate::queue::logged::Logged;
 use crate::record::Fact;
 use crate::vhost::{Vhost, scanned};
 
@@ -61,7 +62,8 @@ impl Vhost {
                 message_count: count(queue.index.len()),
                 consumer_count: count(queue.consumers.len()),
             };
-            fx.method(from.connection, from.number, ok);
+            let due = self.defined_if(queue.durable);
+            self.answer(from, due, ok, fx);
         }
         Ok(())
     }
@@ -166,19 +168,19 @@ impl Vhost {
             }
         }
 
-        let mut number = QueueNumber(0);
+        let mut logged = Logged::transient();
         if durable {
             let fact = Fact::QueueDeclared {
                 name: Arc::clone(&name),
                 auto_delete: m.auto_delete,
                 arguments: Arc::from(m.arguments.as_bytes()),
             };
-            number = QueueNumber(self.record(fact, fx).0);
+            logged = Logged::durable(QueueNumber(self.define(fact, fx).0));
         }
         let expires = arguments.get("x-expires").and_then(FieldValue::as_i64);
         let mut queue = Queue::new(Arc::clone(&name), arguments);
         queue.durable = durable;
-        queue.number = number;
+        queue.logged = logged;
         queue.auto_delete = m.auto_delete;
         queue.exclusive = m.exclusive.then_some(from.connection);
         queue.expiry.after_ms = expires.and_then(|ms| u64::try_from(ms).ok());
@@ -213,9 +215,9 @@ impl Vhost {
             routing_key: &key,
             arguments: &m.arguments,
         };
-        self.bind(from, &names, fx)?;
+        let due = self.bind(from, &names, fx)?;
         if !m.no_wait {
-            fx.method(from.connection, from.number, QueueBindOk {});
+            self.answer(from, due, QueueBindOk {}, fx);
         }
         Ok(())
     }
@@ -238,8 +240,8 @@ impl Vhost {
             routing_key: &key,
             arguments: &m.arguments,
         };
-        self.unbind_names(from, &names, fx)?;
-        fx.method(from.connection, from.number, QueueUnbindOk {});
+        let due = self.unbind_names(from, &names, fx)?;
+        self.answer(from, due, QueueUnbindOk {}, fx);
         Ok(())
     }
 
@@ -267,7 +269,7 @@ impl Vhost {
         } else {
             Vec::new()
         };
-        let number = queue.number;
+        let number = queue.logged.number;
         let removed = queue.index.take_all();
         self.work += scanned(removed.len());
         let message_count = count(removed.len());
@@ -275,15 +277,17 @@ impl Vhost {
         if !removed.is_empty() {
             fx.garbage.push(removed);
         }
+        let mut due = Lsn(0);
         if !places.is_empty() {
             let fact = Fact::Purged {
                 queue: number,
                 places,
             };
-            self.record(fact, fx);
+            due = self.record(fact, fx);
         }
+        self.wake_getters(id);
         if !m.no_wait {
-            fx.method(from.connection, from.number, QueuePurgeOk { message_count });
+            self.answer(from, due, QueuePurgeOk { message_count }, fx);
         }
         Ok(())
     }
@@ -327,15 +331,29 @@ impl Vhost {
                 }
             }
         }
+        let ok = QueueDeleteOk {
+            message_count: count(ready),
+        };
+        let Some(id) = id else {
+            if !m.no_wait {
+                fx.method(from.connection, from.number, ok);
+            }
+            return Ok(());
+        };
         // Clients take it badly if the cancel of their own consumer overtakes the answer.
-        if !m.no_wait {
-            let ok = QueueDeleteOk {
-                message_count: count(ready),
+        let waits = !m.no_wait && self.queues.get(id).is_some_and(|queue| queue.durable);
+        if waits {
+            let ok = Outbound::Method {
+                channel: from.number,
+                method: Box::new(ok.into()),
             };
+            self.park(from.key, vec![ok]);
+        } else if !m.no_wait {
             fx.method(from.connection, from.number, ok);
         }
-        if let Some(id) = id {
-            self.delete_queue(id, fx);
+        self.delete_queue(id, fx);
+        if waits {
+            self.parked_until(from.key, self.lsn);
         }
         Ok(())
     }

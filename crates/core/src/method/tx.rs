@@ -60,7 +60,7 @@ impl Vhost {
                 .collect();
             self.lsn = lsn;
             let due = self.record(Fact::Together(facts), fx);
-            self.commit_when(from.key, due);
+            self.answer(from, due, TxCommitOk {}, fx);
         } else {
             fx.method(from.connection, from.number, TxCommitOk {});
         }

@@ -1,17 +1,23 @@
 //! What waits in one queue, in order.
 //!
-//! Two parts, each in order of [`Seq`]: `returned` (delivered before and put back) and `fresh`
-//! (never delivered). Messages leave from the front only, so whatever was delivered is older than
-//! everything in `fresh`: taking `returned` first *is* taking the oldest first, and a message that
-//! comes back never has to be searched a place among the fresh ones.
+//! Three parts, each in order of [`Seq`]: `returned` (delivered before and put back), `fresh`
+//! (never delivered) and `behind` (the rest of a long backlog). Messages leave from the front only,
+//! so whatever was delivered is older than everything in `fresh`: taking `returned` first *is*
+//! taking the oldest first, and a message that comes back never has to be searched a place among
+//! the fresh ones.
+//!
+//! What is `behind` may be away: only its places are kept, as runs, and the log has the messages.
+//! They are asked back, some megabytes at a time, when what is in front of them runs out.
 //!
 //! Invariants, asserted by [`Index::check`]:
-//! - `fresh` ascends strictly;
-//! - the last of `returned` is older than the first of `fresh`.
+//! - `fresh` ascends strictly, and so do the stretches `behind`;
+//! - the last of `returned` is older than the first of `fresh`, and the last of that than `behind`;
+//! - `fresh` is empty only if what is `behind` starts with messages that are away, or not at all.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::ids::Seq;
+use crate::log::Run;
 use crate::message::Message;
 
 /// A waiting message: 32 B.
@@ -34,20 +40,45 @@ const KEPT_CAPACITY: usize = 1_024;
 /// A merge touches everything that was returned, so it is for batches of at least one in this many.
 const MERGE_FROM: usize = 16;
 
+/// Part of a backlog.
+#[derive(Debug)]
+enum Stretch {
+    /// In memory.
+    Here(VecDeque<Entry>),
+    /// In the log only.
+    Away(Run),
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     returned: BTreeMap<Seq, Entry>,
     fresh: VecDeque<Entry>,
+    behind: VecDeque<Stretch>,
+    /// Messages that are away.
+    away: usize,
+    /// Messages in `Here` stretches.
+    behind_here: usize,
+    /// Memory of the messages that are here, and of those of them that are not in `returned`.
     bytes: usize,
+    unreturned_bytes: usize,
 }
 
 impl Index {
+    /// A queue's messages as the log has kept them.
+    pub(crate) fn recovered(runs: Vec<Run>) -> Self {
+        Self {
+            away: runs.iter().map(places_in).sum(),
+            behind: runs.into_iter().map(Stretch::Away).collect(),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.returned.len() + self.fresh.len()
+        self.returned.len() + self.fresh.len() + self.behind_here + self.away
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.fresh.is_empty() && self.returned.is_empty()
+        self.len() == 0
     }
 
     /// Memory held by the messages, in octets.
@@ -55,28 +86,65 @@ impl Index {
         self.bytes
     }
 
-    /// Adds the newest message.
-    pub(crate) fn push(&mut self, entry: Entry) {
-        self.bytes += entry.message.memory_bytes();
-        self.fresh.push_back(entry);
+    /// Memory held by messages that were never delivered, in octets: what may be paged out.
+    pub(crate) fn unreturned_bytes(&self) -> usize {
+        self.unreturned_bytes
     }
 
+    /// Adds the newest message.
+    #[inline]
+    pub(crate) fn push(&mut self, entry: Entry) {
+        let bytes = entry.message.memory_bytes();
+        self.bytes += bytes;
+        self.unreturned_bytes += bytes;
+        if self.behind.is_empty() {
+            self.fresh.push_back(entry);
+        } else {
+            self.push_behind(entry);
+        }
+    }
+
+    fn push_behind(&mut self, entry: Entry) {
+        self.behind_here += 1;
+        if let Some(Stretch::Here(entries)) = self.behind.back_mut() {
+            entries.push_back(entry);
+        } else {
+            self.behind
+                .push_back(Stretch::Here(VecDeque::from([entry])));
+        }
+    }
+
+    /// The oldest message; None if there is none, or if it is away.
+    #[inline]
     pub(crate) fn front(&self) -> Option<&Entry> {
         let returned = self.returned.first_key_value().map(|(_, entry)| entry);
         returned.or_else(|| self.fresh.front())
     }
 
-    /// Takes the oldest message.
+    /// Takes the oldest message; None if there is none, or if it is away.
     pub(crate) fn pop(&mut self) -> Option<Entry> {
         let entry = if let Some((_, entry)) = self.returned.pop_first() {
             entry
         } else {
             let entry = self.fresh.pop_front()?;
             shrink(&mut self.fresh);
+            self.unreturned_bytes -= entry.message.memory_bytes();
+            if self.fresh.is_empty() {
+                self.advance();
+            }
             entry
         };
         self.bytes -= entry.message.memory_bytes();
         Some(entry)
+    }
+
+    /// Moves what comes next, and is here, to the front.
+    fn advance(&mut self) {
+        if let Some(Stretch::Here(entries)) = self.behind.front_mut() {
+            self.behind_here -= entries.len();
+            self.fresh = std::mem::take(entries);
+            self.behind.pop_front();
+        }
     }
 
     /// Puts one message back where it was, in logarithmic time wherever that is.
@@ -94,10 +162,7 @@ impl Index {
             }
             return;
         }
-        self.bytes += entries
-            .iter()
-            .map(|entry| entry.message.memory_bytes())
-            .sum::<usize>();
+        self.bytes += memory_of(&entries);
         let mut entries = entries
             .into_iter()
             .map(|entry| (entry.seq, entry))
@@ -105,14 +170,155 @@ impl Index {
         self.returned.append(&mut entries);
     }
 
+    /// Lets go of messages that the log has: persistent ones up to `through`, but for the first
+    /// `keep` octets. Returns them, to be dropped where it holds nobody up.
+    ///
+    /// Looks only at what came since the last time.
+    pub(crate) fn page_out(&mut self, through: Seq, keep: usize) -> Vec<Message> {
+        if self.behind.is_empty() {
+            let rest = self.split_fresh(keep);
+            if rest.is_empty() {
+                return Vec::new();
+            }
+            self.behind_here = rest.len();
+            self.behind.push_back(Stretch::Here(rest));
+        }
+        let Some(Stretch::Here(newest)) = self.behind.back_mut() else {
+            return Vec::new();
+        };
+        let newest = std::mem::take(newest);
+        self.behind.pop_back();
+        self.behind_here -= newest.len();
+        let mut gone = Vec::with_capacity(newest.len());
+        for entry in newest {
+            if entry.seq <= through && entry.message.is_persistent() {
+                self.bytes -= entry.message.memory_bytes();
+                self.unreturned_bytes -= entry.message.memory_bytes();
+                self.add_away(entry.seq, entry.message.memory_bytes() as u64);
+                gone.push(entry.message);
+            } else {
+                self.push_behind(entry);
+            }
+        }
+        if self.fresh.is_empty() {
+            self.advance();
+        }
+        gone
+    }
+
+    /// What is in `fresh` beyond the first `keep` octets.
+    fn split_fresh(&mut self, keep: usize) -> VecDeque<Entry> {
+        let mut bytes = 0;
+        let at = self.fresh.iter().position(|entry| {
+            bytes += entry.message.memory_bytes();
+            bytes > keep
+        });
+        at.map(|at| self.fresh.split_off(at)).unwrap_or_default()
+    }
+
+    fn add_away(&mut self, seq: Seq, bytes: u64) {
+        self.away += 1;
+        match self.behind.back_mut() {
+            Some(Stretch::Away(run)) if run.last.0 + 1 == seq.0 => {
+                run.last = seq;
+                run.bytes += bytes;
+            }
+            _ => self.behind.push_back(Stretch::Away(Run {
+                first: seq,
+                last: seq,
+                bytes,
+            })),
+        }
+    }
+
+    /// The places to ask back: those that are away and come next. None if what comes next is here,
+    /// or if there is still plenty in front of it.
+    pub(crate) fn wanted(&self, plenty: usize) -> Option<(Seq, Seq)> {
+        if self.behind.is_empty() || self.unreturned_bytes > plenty && !self.fresh.is_empty() {
+            return None;
+        }
+        let away = |stretch: &Stretch| match stretch {
+            Stretch::Away(run) => Some(*run),
+            Stretch::Here(_) => None,
+        };
+        let mut runs = self.behind.iter().map_while(away).take(RUNS_WANTED_MAX);
+        let first = runs.next()?;
+        let last = runs.last().unwrap_or(first);
+        Some((first.first, last.last))
+    }
+
+    /// Takes in messages that come back from the log, in order. `delivered_before` is the last
+    /// place that may have been delivered in an earlier life.
+    ///
+    /// What is not away any more (purged meanwhile, say) is ignored.
+    pub(crate) fn bring_back(&mut self, messages: Vec<(Seq, Message)>, delivered_before: Seq) {
+        for (seq, message) in messages {
+            // What the log does not give although it was asked for is gone.
+            while let Some(Stretch::Away(run)) = self.behind.front_mut()
+                && run.first < seq
+            {
+                let first = run.first;
+                self.away -= 1;
+                self.drop_first_away(first);
+            }
+            let Some(Stretch::Away(run)) = self.behind.front_mut() else {
+                return;
+            };
+            if run.first != seq {
+                continue;
+            }
+            let bytes = message.memory_bytes();
+            run.bytes = run.bytes.saturating_sub(bytes as u64);
+            self.away -= 1;
+            self.drop_first_away(seq);
+            self.bytes += bytes;
+            self.unreturned_bytes += bytes;
+            self.fresh.push_back(Entry {
+                message,
+                seq,
+                deliveries: u32::from(seq <= delivered_before),
+            });
+        }
+        if self.fresh.is_empty() {
+            self.advance();
+        }
+    }
+
+    fn drop_first_away(&mut self, first: Seq) {
+        if let Some(Stretch::Away(run)) = self.behind.front_mut() {
+            if run.last == first {
+                self.behind.pop_front();
+            } else {
+                run.first = Seq(first.0 + 1);
+            }
+        }
+    }
+
+    /// The oldest place that was never delivered in this life, if there is one.
+    pub(crate) fn first_fresh(&self) -> Option<Seq> {
+        let behind = || match self.behind.front()? {
+            Stretch::Away(run) => Some(run.first),
+            Stretch::Here(entries) => entries.front().map(|entry| entry.seq),
+        };
+        self.fresh.front().map(|entry| entry.seq).or_else(behind)
+    }
+
     /// Empties the index; dropping the result is the expensive part, and may be done elsewhere.
     pub(crate) fn take_all(&mut self) -> Vec<Message> {
-        self.bytes = 0;
-        let returned = std::mem::take(&mut self.returned);
-        let fresh = std::mem::take(&mut self.fresh);
+        let Self {
+            returned,
+            fresh,
+            behind,
+            ..
+        } = std::mem::take(self);
+        let behind = behind.into_iter().filter_map(|stretch| match stretch {
+            Stretch::Here(entries) => Some(entries),
+            Stretch::Away(_) => None,
+        });
         returned
             .into_values()
             .chain(fresh)
+            .chain(behind.flatten())
             .map(|entry| entry.message)
             .collect()
     }
@@ -120,34 +326,67 @@ impl Index {
     /// The places of all messages, as runs from first to last.
     pub(crate) fn places(&self) -> Vec<(Seq, Seq)> {
         let mut runs: Vec<(Seq, Seq)> = Vec::new();
-        for seq in self.seqs() {
+        for (first, last) in self.stretches() {
             match runs.last_mut() {
-                Some((_, last)) if last.0 + 1 == seq.0 => *last = seq,
-                _ => runs.push((seq, seq)),
+                Some((_, end)) if end.0 + 1 == first.0 => *end = last,
+                _ => runs.push((first, last)),
             }
         }
         runs
     }
 
+    /// The places of all messages in order, some of them as runs.
+    fn stretches(&self) -> impl Iterator<Item = (Seq, Seq)> {
+        let here = |entry: &Entry| (entry.seq, entry.seq);
+        let returned = self.returned.values().map(here);
+        let behind = self.behind.iter().flat_map(move |stretch| {
+            let (entries, run) = match stretch {
+                Stretch::Here(entries) => (Some(entries), None),
+                Stretch::Away(run) => (None, Some((run.first, run.last))),
+            };
+            entries.into_iter().flatten().map(here).chain(run)
+        });
+        returned.chain(self.fresh.iter().map(here)).chain(behind)
+    }
+
     /// The places of all messages, in order.
     pub(crate) fn seqs(&self) -> impl Iterator<Item = Seq> {
-        let returned = self.returned.keys().copied();
-        returned.chain(self.fresh.iter().map(|entry| entry.seq))
+        self.stretches()
+            .flat_map(|(first, last)| (first.0..=last.0).map(Seq))
     }
 
     /// Asserts the invariants in the header of this file.
     pub(crate) fn check(&self) {
         assert!(self.returned.iter().all(|(seq, entry)| *seq == entry.seq));
-        assert!(self.fresh.iter().map(|e| e.seq).is_sorted_by(|a, b| a < b));
-        if let (Some((returned, _)), Some(fresh)) =
-            (self.returned.last_key_value(), self.fresh.front())
-        {
-            assert!(*returned < fresh.seq);
+        assert!(self.seqs().is_sorted_by(|a, b| a < b));
+        let here = |stretch: &Stretch| match stretch {
+            Stretch::Here(entries) => entries.iter().cloned().collect(),
+            Stretch::Away(_) => Vec::new(),
+        };
+        let behind: Vec<Entry> = self.behind.iter().flat_map(here).collect();
+        let unreturned = memory_of(self.fresh.iter().chain(&behind));
+        assert_eq!(unreturned, self.unreturned_bytes);
+        assert_eq!(memory_of(self.returned.values()) + unreturned, self.bytes);
+        assert_eq!(behind.len(), self.behind_here);
+        assert_eq!(self.seqs().count(), self.len());
+        if self.fresh.is_empty() {
+            assert!(!matches!(self.behind.front(), Some(Stretch::Here(_))));
         }
-        let entries = self.returned.values().chain(&self.fresh);
-        let bytes: usize = entries.map(|e| e.message.memory_bytes()).sum();
-        assert_eq!(bytes, self.bytes);
     }
+}
+
+/// Most runs that are asked back at once.
+const RUNS_WANTED_MAX: usize = 4_096;
+
+fn places_in(run: &Run) -> usize {
+    usize::try_from(run.last.0 - run.first.0 + 1).unwrap_or(usize::MAX)
+}
+
+fn memory_of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> usize {
+    let bytes = entries
+        .into_iter()
+        .map(|entry| entry.message.memory_bytes());
+    bytes.sum()
 }
 
 /// Gives memory back when most of it is unused. Halving at a quarter keeps this O(1) amortised.

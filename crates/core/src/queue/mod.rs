@@ -2,6 +2,7 @@
 
 pub(crate) mod arguments;
 pub(crate) mod index;
+pub(crate) mod logged;
 
 use std::sync::Arc;
 
@@ -9,17 +10,17 @@ use leveret_codec::FieldTable;
 use leveret_wheel::TimerKey;
 
 use crate::consumer::Ring;
-use crate::ids::{ConnectionId, ConsumerKey, Mono, QueueNumber, Seq};
+use crate::ids::{ConnectionId, ConsumerKey, Mono, Seq};
 use crate::message::Message;
 use crate::queue::index::{Entry, Index};
+use crate::queue::logged::Logged;
 
 /// A queue of a vhost.
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) name: Arc<str>,
     pub(crate) durable: bool,
-    /// What the log knows it by, if it is durable.
-    pub(crate) number: QueueNumber,
+    pub(crate) logged: Logged,
     /// Goes when the last consumer goes, if there ever was one.
     pub(crate) auto_delete: bool,
     /// Belongs to one connection and goes with it.
@@ -39,7 +40,7 @@ pub(crate) struct Queue {
     /// Number of the last routing that ended here: one copy a queue, however many ways lead to it.
     pub(crate) reached: u64,
     pub(crate) expiry: Expiry,
-    last_seq: Seq,
+    pub(crate) last_seq: Seq,
 }
 
 /// When an unused queue goes (`x-expires`).
@@ -57,7 +58,7 @@ impl Queue {
         Self {
             name,
             durable: false,
-            number: QueueNumber(0),
+            logged: Logged::transient(),
             auto_delete: false,
             exclusive: None,
             arguments,
@@ -86,6 +87,15 @@ impl Queue {
     /// The place the next new message will get.
     pub(crate) fn next_seq(&self) -> Seq {
         Seq(self.last_seq.0 + 1)
+    }
+
+    /// Whether it has messages and none can be had right now: the first is away, or may not be
+    /// delivered before the log knows.
+    pub(crate) fn is_stalled(&self) -> bool {
+        match self.index.front() {
+            Some(front) => front.seq > self.logged.may_deliver,
+            None => !self.index.is_empty(),
+        }
     }
 
     /// Whether losing this message in a restart would break a promise.

@@ -293,6 +293,12 @@ impl BrokerTest {
         deliveries.remove(0).2
     }
 
+    /// Takes all refusals of a connection; returns whether one of them closes it.
+    pub(crate) fn take_refusals(&mut self, connection: ConnectionId) -> bool {
+        let refusals = self.refusals.remove(&connection).unwrap_or_default();
+        refusals.iter().any(|&(_, closes, _)| closes)
+    }
+
     /// Takes the one refusal of a connection: whether it closes the connection, and the error.
     pub(crate) fn take_refusal(&mut self, connection: ConnectionId) -> (bool, AmqpError) {
         let mut refusals = self.refusals.remove(&connection).unwrap_or_default();

@@ -1,0 +1,194 @@
+//! What queues have to do with the log beyond its records: marks of how far they may deliver, and
+//! long backlogs that are paged out and asked back.
+
+use crate::effect::Effects;
+use crate::event::Event;
+use crate::ids::{QueueId, Seq};
+use crate::log::{Fetch, Fetched};
+use crate::record::Fact;
+use crate::timer::Timer;
+use crate::vhost::Vhost;
+
+/// Octets of a queue's first messages that stay when the rest is paged out.
+const KEPT_BYTES: usize = 4 << 20;
+
+/// The same while memory is short.
+const KEPT_BYTES_SHORT: usize = 64 << 10;
+
+/// Octets that are asked back at once.
+const FETCH_BYTES: usize = 4 << 20;
+
+/// How long after a failed read it is tried again, in milliseconds.
+const FETCH_AGAIN_MS: u64 = 1_000;
+
+impl Vhost {
+    /// Asks for what the queue's consumers will need soon: the next mark, and messages that are
+    /// away.
+    pub(crate) fn look_ahead(&mut self, id: QueueId, fx: &mut Effects) {
+        let Some(queue) = self.queues.get_mut(id) else {
+            return;
+        };
+        let upcoming = queue.index.first_fresh().unwrap_or(queue.next_seq());
+        if let Some(through) = queue.logged.next_mark(upcoming) {
+            let number = queue.logged.number;
+            let fact = Fact::MayDeliver {
+                queue: number,
+                through,
+            };
+            let due = fx.record(self.lsn, fact);
+            self.lsn = due;
+            queue.logged.mark_asked = Some((due, through));
+            self.logging.push(id);
+        }
+        if !queue.logged.fetching
+            && let Some((first, last)) = queue.index.wanted(FETCH_BYTES)
+        {
+            queue.logged.fetching = true;
+            fx.fetches.push(Fetch {
+                queue: id,
+                number: queue.logged.number,
+                first,
+                last,
+                bytes_max: FETCH_BYTES,
+            });
+        }
+    }
+
+    /// A queue has grown: once what it holds in memory is too much, the log keeps the rest alone.
+    pub(crate) fn watch_backlog(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(id) else {
+            return;
+        };
+        let enough = queue.logged.page_out_from.max(self.limits.queue_memory_max);
+        if !queue.durable || queue.index.unreturned_bytes() <= enough {
+            return;
+        }
+        if queue.logged.page_out.is_none() {
+            // Its messages are all recorded by now, so they are in the log when this record is.
+            queue.logged.page_out = Some((self.lsn, queue.last_seq));
+            self.logging.push(id);
+        }
+    }
+
+    /// Memory is short: queues page out all but their very first messages.
+    pub(crate) fn page_out_all(&mut self, fx: &mut Effects) {
+        let large = self.queues.iter_mut().filter(|(_, queue)| {
+            queue.durable && queue.index.unreturned_bytes() > KEPT_BYTES_SHORT
+        });
+        for (id, queue) in large {
+            self.work += 1;
+            if queue.logged.page_out.is_none() {
+                queue.logged.page_out = Some((self.lsn, queue.last_seq));
+                self.logging.push(id);
+            }
+        }
+        self.logged_through(fx);
+    }
+
+    /// The log has come further: marks hold, and what is to be paged out can be read back.
+    pub(crate) fn logged_through(&mut self, fx: &mut Effects) {
+        for id in std::mem::take(&mut self.logging) {
+            self.work += 1;
+            let Some(queue) = self.queues.get_mut(id) else {
+                continue;
+            };
+            let mut again = false;
+            if let Some((due, through)) = queue.logged.mark_asked {
+                if due <= self.durable {
+                    queue.logged.mark_asked = None;
+                    queue.logged.mark(through);
+                    self.pump(id, fx);
+                    self.wake_getters(id);
+                } else {
+                    again = true;
+                }
+            }
+            again |= self.page_out(id, fx);
+            if again {
+                self.logging.push(id);
+            }
+        }
+        self.logging.sort_unstable();
+        self.logging.dedup();
+    }
+
+    /// Pages a queue out if that is asked for. Returns whether it has to wait for the log.
+    fn page_out(&mut self, id: QueueId, fx: &mut Effects) -> bool {
+        let keep = if self.memory_is_short() {
+            KEPT_BYTES_SHORT
+        } else {
+            KEPT_BYTES
+        };
+        let Some(queue) = self.queues.get_mut(id) else {
+            return false;
+        };
+        let Some((due, through)) = queue.logged.page_out else {
+            return false;
+        };
+        if due > self.durable {
+            return true;
+        }
+        queue.logged.page_out = None;
+        let gone = queue.index.page_out(through, keep);
+        // What cannot be paged out is not looked at again for each message that follows it.
+        let rest = queue.index.unreturned_bytes();
+        queue.logged.page_out_from = rest + self.limits.queue_memory_max / 2;
+        self.work += gone.len() as u64;
+        self.metrics.paged_out += gone.len() as u64;
+        if !gone.is_empty() {
+            fx.garbage.push(gone);
+        }
+        false
+    }
+
+    /// Messages have come back from the log.
+    pub(crate) fn fetched(&mut self, fetched: Fetched, fx: &mut Effects) {
+        let id = fetched.queue;
+        let Some(queue) = self.queues.get_mut(id) else {
+            return;
+        };
+        queue.logged.fetching = false;
+        self.work += fetched.messages.len() as u64;
+        self.metrics.paged_in += fetched.messages.len() as u64;
+        let delivered_before = queue.logged.delivered_before;
+        queue.index.bring_back(fetched.messages, delivered_before);
+        if let Some(error) = fetched.error {
+            // The queue stands still; everything else goes on.
+            fx.events.push(Event::FetchFailed {
+                queue: queue.name.clone(),
+                error,
+            });
+            queue.logged.fetching = true;
+            self.timers
+                .set(self.now.mono.plus_ms(FETCH_AGAIN_MS), Timer::FetchAgain(id));
+        }
+        self.pump(id, fx);
+        self.wake_getters(id);
+    }
+
+    /// A read had failed: it is tried again.
+    pub(crate) fn fetch_again(&mut self, id: QueueId, fx: &mut Effects) {
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.logged.fetching = false;
+            self.look_ahead(id, fx);
+        }
+    }
+
+    /// The broker stops: says how far each queue has delivered, exactly.
+    pub(crate) fn retire(&mut self, fx: &mut Effects) {
+        for queue in self.queues.values_mut().filter(|queue| queue.durable) {
+            let upcoming = queue.index.first_fresh().unwrap_or(queue.next_seq());
+            let delivered = Seq(upcoming.0.saturating_sub(1));
+            let through = delivered.max(queue.logged.delivered_before);
+            if through == queue.logged.may_deliver {
+                continue;
+            }
+            let fact = Fact::MayDeliver {
+                queue: queue.logged.number,
+                through,
+            };
+            self.lsn = fx.record(self.lsn, fact);
+            queue.logged.mark(through);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What a durable queue has to do with the log: its number there, how far it may deliver, what was
+//! paged out.
+
+use crate::ids::{ChannelKey, Lsn, QueueNumber, Seq};
+use crate::record::MAY_DELIVER_FIRST;
+
+/// Places a mark reaches beyond the message that asks for it.
+const MARK_AHEAD: u64 = 65_536;
+
+/// No queue has this place.
+const NEVER: Seq = Seq(u64::MAX);
+
+/// The log's side of a queue.
+#[derive(Debug)]
+pub(crate) struct Logged {
+    /// What the log knows it by.
+    pub(crate) number: QueueNumber,
+    /// Messages up to here may be delivered: the log knows that they may have been.
+    pub(crate) may_deliver: Seq,
+    /// Delivering from here on asks for the next mark.
+    mark_from: Seq,
+    /// The mark that is asked for, and the record that makes it hold.
+    pub(crate) mark_asked: Option<(Lsn, Seq)>,
+    /// Messages up to here may have been delivered before the last restart.
+    pub(crate) delivered_before: Seq,
+    /// Messages up to this place may be paged out once this record is safe.
+    pub(crate) page_out: Option<(Lsn, Seq)>,
+    /// What it must hold in memory before it is paged out again, in octets.
+    pub(crate) page_out_from: usize,
+    /// Messages were asked back and have not come yet.
+    pub(crate) fetching: bool,
+    /// Channels whose `basic.get` waits for a message that is not to be had right now.
+    pub(crate) waiting: Vec<ChannelKey>,
+}
+
+impl Logged {
+    /// A queue the log knows nothing of.
+    pub(crate) fn transient() -> Self {
+        Self {
+            number: QueueNumber(0),
+            may_deliver: NEVER,
+            mark_from: NEVER,
+            mark_asked: None,
+            delivered_before: Seq(0),
+            page_out: None,
+            page_out_from: 0,
+            fetching: false,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// A queue whose declaration has this number.
+    pub(crate) fn durable(number: QueueNumber) -> Self {
+        let mut logged = Self {
+            number,
+            ..Self::transient()
+        };
+        logged.mark(Seq(MAY_DELIVER_FIRST));
+        logged
+    }
+
+    /// A queue the log has kept.
+    pub(crate) fn recovered(number: QueueNumber, delivered_before: Seq) -> Self {
+        let mut logged = Self {
+            number,
+            delivered_before,
+            ..Self::transient()
+        };
+        logged.mark(delivered_before);
+        logged
+    }
+
+    /// A mark holds.
+    pub(crate) fn mark(&mut self, through: Seq) {
+        self.may_deliver = through;
+        // Half-way there, so that deliveries go on while the log is busy.
+        self.mark_from = Seq(through.0.saturating_sub(MARK_AHEAD / 2));
+    }
+
+    /// The mark to ask for after a message was, or is to be, delivered.
+    #[inline]
+    pub(crate) fn next_mark(&self, delivered: Seq) -> Option<Seq> {
+        let due = delivered >= self.mark_from && self.mark_asked.is_none();
+        due.then(|| Seq(delivered.0.saturating_add(MARK_AHEAD)))
+    }
+}

@@ -1,0 +1,142 @@
+//! A vhost as its log knows it.
+
+use std::sync::Arc;
+
+use leveret_codec::{FieldTable, FieldValue};
+
+use crate::binding::{Binding, Destination};
+use crate::exchange::{Exchange, make};
+use crate::ids::{Lsn, QueueNumber};
+use crate::log::{LogError, Recovered};
+use crate::queue::Queue;
+use crate::queue::index::Index;
+use crate::queue::logged::Logged;
+use crate::record::{BindingFact, Fact, MAY_DELIVER_FIRST};
+use crate::vhost::Vhost;
+
+impl Vhost {
+    /// Takes over what the log knows. The vhost must be new.
+    ///
+    /// # Errors
+    /// `Corrupt` if the definitions contradict each other.
+    pub(crate) fn recover(&mut self, recovered: Recovered) -> Result<(), LogError> {
+        self.lsn = recovered.last;
+        self.durable = recovered.last;
+        for (lsn, fact) in recovered.definitions {
+            self.redefine(lsn, &fact)?;
+        }
+        let numbers: std::collections::BTreeMap<_, _> = self
+            .queues
+            .iter()
+            .map(|(id, queue)| (queue.logged.number, id))
+            .collect();
+        for kept in recovered.queues {
+            let queue = numbers.get(&kept.number);
+            let Some(queue) = queue.and_then(|&id| self.queues.get_mut(id)) else {
+                let number = kept.number;
+                return Err(corrupt(format_args!(
+                    "messages of queue {number}, which is not there"
+                )));
+            };
+            queue.logged = Logged::recovered(kept.number, kept.delivered_through);
+            queue.last_seq = kept.last;
+            queue.index = Index::recovered(kept.runs);
+        }
+        Ok(())
+    }
+
+    fn redefine(&mut self, lsn: Lsn, fact: &Fact) -> Result<(), LogError> {
+        match fact {
+            Fact::ExchangeDeclared {
+                name,
+                kind,
+                auto_delete,
+                internal,
+                arguments,
+            } => {
+                let Some((kind, routes)) = make(kind, self.hash_seed) else {
+                    return Err(corrupt(format_args!("exchange '{name}' of type '{kind}'")));
+                };
+                let arguments = table(arguments)?;
+                let alternate = arguments.get("alternate-exchange");
+                let alternate = alternate.and_then(FieldValue::as_str).map(Arc::from);
+                let id = self.exchanges.insert(Exchange {
+                    name: Arc::clone(name),
+                    kind,
+                    durable: true,
+                    auto_delete: *auto_delete,
+                    internal: *internal,
+                    arguments,
+                    alternate,
+                    routes,
+                    passed: 0,
+                });
+                self.exchange_names.insert(Arc::clone(name), id);
+            }
+            Fact::QueueDeclared {
+                name,
+                auto_delete,
+                arguments,
+            } => {
+                let number = QueueNumber(lsn.0);
+                let mut queue = Queue::new(Arc::clone(name), table(arguments)?);
+                queue.durable = true;
+                queue.auto_delete = *auto_delete;
+                queue.logged = Logged::recovered(number, crate::Seq(MAY_DELIVER_FIRST));
+                let id = self.queues.insert(queue);
+                self.queue_names.insert(Arc::clone(name), id);
+                self.touch_queue(id);
+            }
+            Fact::Bound(binding) => self.rebind(binding)?,
+            Fact::ExchangeDeleted { .. }
+            | Fact::QueueDeleted { .. }
+            | Fact::Unbound(_)
+            | Fact::Published { .. }
+            | Fact::Settled { .. }
+            | Fact::Purged { .. }
+            | Fact::MayDeliver { .. }
+            | Fact::Together(_) => {
+                return Err(corrupt(format_args!("record {} is no definition", lsn.0)));
+            }
+        }
+        Ok(())
+    }
+
+    fn rebind(&mut self, fact: &BindingFact) -> Result<(), LogError> {
+        let source = self.find_exchange(&fact.source).ok();
+        let destination = if fact.to_queue {
+            self.find_queue(&fact.destination)
+                .ok()
+                .map(Destination::Queue)
+        } else {
+            let exchange = self.find_exchange(&fact.destination).ok();
+            exchange.map(Destination::Exchange)
+        };
+        let (Some(source), Some(destination)) = (source, destination) else {
+            return Err(corrupt(format_args!(
+                "a binding from '{}' to '{}', one of which is not there",
+                fact.source, fact.destination
+            )));
+        };
+        let binding = Binding {
+            source,
+            destination,
+            routing_key: Arc::clone(&fact.routing_key),
+            arguments: Arc::clone(&fact.arguments),
+        };
+        if let Some(exchange) = self.exchanges.get_mut(source) {
+            exchange.routes.bind(&binding);
+        }
+        self.bindings.insert(binding);
+        Ok(())
+    }
+}
+
+fn table(octets: &[u8]) -> Result<FieldTable, LogError> {
+    FieldTable::decode(octets)
+        .map_err(|error| corrupt(format_args!("arguments that are no table: {error}")))
+}
+
+fn corrupt(what: std::fmt::Arguments<'_>) -> LogError {
+    LogError::Corrupt(format!("the log holds {what}"))
+}
