@@ -1,23 +1,28 @@
 //! All scenarios on all servers, side by side: A B C A B C A B C, so that what the machine does
 //! meanwhile hits all of them alike.
 
+use std::{path::PathBuf, time::Instant};
+
 use crate::{
     Error, Result,
-    broker::{Broker, Kind, Running},
+    broker::{Broker, Running},
     connections,
     measure::Measures,
     process,
     report::Report,
-    scenario::{Scale, Scenario},
+    scenario::{Entry, Scale, Scenario, Server},
 };
 
 /// What to run.
 pub struct Plan {
     pub brokers: Vec<Broker>,
     pub scenarios: Vec<&'static Scenario>,
-    /// Runs of each scenario on each server, whose medians count.
+    /// Runs of each scenario on each server that a target is about, whose medians count. Other
+    /// servers get one.
     pub runs: u32,
     pub scale: Scale,
+    /// Where the servers' data goes, each in a directory of its own that is removed in the end.
+    pub data_dir: PathBuf,
 }
 
 /// Runs the plan, printing each scenario when it is done.
@@ -38,12 +43,22 @@ pub fn run(plan: &Plan) -> Result<Report> {
         eprintln!("starting {}", broker.kind.name());
         slots.push(Slot {
             broker,
-            running: Some(broker.start()?),
+            running: Some(broker.start(&plan.data_dir)?),
         });
     }
     let mut report = Report::default();
-    for scenario in &plan.scenarios {
-        run_scenario(plan, scenario, &mut slots, &mut report)?;
+    let since = Instant::now();
+    for (number, scenario) in (1..).zip(&plan.scenarios) {
+        let progress = |text: String| {
+            let seconds = since.elapsed().as_secs();
+            let count = plan.scenarios.len();
+            eprintln!(
+                "{:>2}:{:02} {number}/{count} {text}",
+                seconds / 60,
+                seconds % 60
+            );
+        };
+        run_scenario(plan, scenario, &mut slots, &mut report, progress)?;
         println!("{}", report.section(scenario));
     }
     Ok(report)
@@ -56,11 +71,20 @@ struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    fn restart(&mut self) -> Result<()> {
+    fn restart(&mut self, plan: &Plan) -> Result<()> {
         self.running = None; // the old one ends first: it must not compete for the processors
-        self.running = Some(self.broker.start()?);
+        self.running = Some(self.broker.start(&plan.data_dir)?);
         Ok(())
     }
+}
+
+/// What one row of a scenario's table is made of.
+struct Row {
+    slot: usize,
+    entry: Entry,
+    runs: u32,
+    measured: Vec<Measures>,
+    errors: Vec<String>,
 }
 
 fn run_scenario(
@@ -68,42 +92,53 @@ fn run_scenario(
     scenario: &'static Scenario,
     slots: &mut [Slot<'_>],
     report: &mut Report,
+    progress: impl Fn(String),
 ) -> Result<()> {
-    // Memory hardly varies between runs, and starting RabbitMQ anew for each takes long.
-    let runs = if scenario.is_about_memory() {
-        1
-    } else {
-        plan.runs
-    };
-    let mut measured: Vec<(Vec<Measures>, Vec<String>)> = vec![Default::default(); slots.len()];
-    for number in 1..=runs {
-        for (slot, (measured, errors)) in slots.iter_mut().zip(&mut measured) {
-            let kind = slot.broker.kind;
-            if kind == Kind::Relay && !scenario.suits_relay() {
-                continue;
+    let mut rows = rows(plan, scenario, slots);
+    for number in 1..=plan.runs {
+        for row in rows.iter_mut().filter(|row| number <= row.runs) {
+            let slot = &mut slots[row.slot];
+            let (name, label, of) = (scenario.name, scenario.label(row.entry), row.runs);
+            progress(format!("{name} on {label}, {number} of {of}"));
+            if scenario.wants_new_server() {
+                slot.restart(plan)?;
             }
-            if scenario.is_about_memory() {
-                slot.restart()?;
-            }
-            let Some(running) = &slot.running else {
+            let Some(running) = &mut slot.running else {
                 continue;
             };
-            eprintln!("{} on {}, {number} of {runs}", scenario.name, kind.name());
-            match scenario.run(&running.url, running.watched(), plan.scale) {
-                Ok(measures) => measured.push(measures),
+            let mut server = Server::ours(running);
+            match scenario.run(&mut server, row.entry.storage, plan.scale) {
+                Ok(measures) => row.measured.push(measures),
                 Err(error) => {
-                    eprintln!("  {error}");
-                    errors.push(error.to_string());
+                    progress(format!("{name} on {label}: {error}"));
+                    row.errors.push(error.to_string());
                     // What is left of the run (a full queue, a dead server) must not spoil others.
-                    slot.restart()?;
+                    slot.restart(plan)?;
                 }
             }
         }
     }
-    for (slot, (measured, errors)) in slots.iter().zip(measured) {
-        if !(measured.is_empty() && errors.is_empty()) {
-            report.add(scenario, slot.broker.kind, measured, errors);
-        }
+    for row in rows {
+        report.add(scenario, row.entry, row.measured, row.errors);
     }
     Ok(())
+}
+
+fn rows(plan: &Plan, scenario: &Scenario, slots: &[Slot<'_>]) -> Vec<Row> {
+    let entries = slots.iter().enumerate().flat_map(|(slot, taking_part)| {
+        let entries = scenario.entries(taking_part.broker.kind);
+        entries.into_iter().map(move |entry| (slot, entry))
+    });
+    let row = |(slot, entry)| Row {
+        slot,
+        entry,
+        runs: if scenario.judges(entry) && !scenario.wants_new_server() {
+            plan.runs
+        } else {
+            1
+        },
+        measured: Vec::new(),
+        errors: Vec::new(),
+    };
+    entries.map(row).collect()
 }

@@ -4,7 +4,7 @@
 use std::{
     env, fs,
     io::Read,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -28,7 +28,11 @@ const START_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long it may take to end by itself.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Also how exactly the time of a restart is known.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Of the directories that servers get, so that what is left after a crash can be found.
+const DIR_PREFIX: &str = "leveret-perf-";
 
 /// Where Debian puts RabbitMQ's own scripts. The wrappers in `/usr/sbin` change the user and know
 /// only the system's node.
@@ -60,11 +64,21 @@ pub struct Broker {
 
 /// A server that accepts logins, until it is dropped.
 pub struct Running {
+    broker: Broker,
     child: Child,
-    kind: Kind,
-    pub url: Url,
-    epmd_port: Option<u16>,
+    ports: Ports,
     dir: TempDir,
+    pub url: Url,
+}
+
+/// Where a server listens; the same after a restart.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    amqp: u16,
+    /// Health and metrics of Leveret, the Erlang distribution of RabbitMQ.
+    second: u16,
+    /// The Erlang port mapper.
+    epmd: u16,
 }
 
 impl Broker {
@@ -81,56 +95,79 @@ impl Broker {
         })
     }
 
-    /// Starts it and waits until somebody can log in.
+    /// Starts it with its data in a new directory below `parent`, and waits until somebody can log
+    /// in.
     ///
     /// # Errors
     /// When it ends or does not answer in time; with what it printed.
-    pub fn start(&self) -> Result<Running> {
-        let dir = TempDir::with_prefix("leveret-perf-").context("create a directory")?;
-        let port = free_port()?;
-        let log = fs::File::create(dir.path().join("output")).context("create a log file")?;
-        let mut command;
-        let mut epmd_port = None;
-        match self.kind {
+    pub fn start(&self, parent: &Path) -> Result<Running> {
+        let dir = TempDir::with_prefix_in(DIR_PREFIX, parent).context("create a directory")?;
+        let ports = Ports {
+            amqp: free_port()?,
+            second: free_port()?,
+            epmd: free_port()?,
+        };
+        let mut running = Running {
+            child: self.spawn(dir.path(), ports)?,
+            broker: self.clone(),
+            ports,
+            dir,
+            url: Url::local(ports.amqp),
+        };
+        running.wait_until_ready()?;
+        Ok(running)
+    }
+
+    fn spawn(&self, dir: &Path, ports: Ports) -> Result<Child> {
+        let log = fs::File::create(dir.join("output")).context("create a log file")?;
+        let mut command = match self.kind {
             Kind::Leveret => {
-                command = Command::new(&self.path);
+                let mut command = Command::new(&self.path);
                 command
-                    .args(["--amqp-listen", &local(port)])
-                    .args(["--http-listen", &local(free_port()?)])
+                    .args(["--amqp-listen", &local(ports.amqp)])
+                    .args(["--http-listen", &local(ports.second)])
                     .arg("--data-dir")
-                    .arg(dir.path().join("data"));
+                    .arg(dir.join("data"));
+                command
             }
             Kind::Relay => {
-                command = Command::new(&self.path);
-                command.args(["--listen", &local(port)]);
+                let mut command = Command::new(&self.path);
+                command.args(["--listen", &local(ports.amqp)]);
+                command
             }
-            Kind::RabbitMq => {
-                let epmd = free_port()?;
-                epmd_port = Some(epmd);
-                command = rabbitmq(&self.path, dir.path(), port, epmd)?;
-            }
-        }
-        let child = command
+            Kind::RabbitMq => rabbitmq(&self.path, dir, ports)?,
+        };
+        command
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("share a log file")?)
             .stderr(log)
             .spawn()
-            .context(format!("start {}", self.path.display()))?;
-        let mut running = Running {
-            child,
-            kind: self.kind,
-            url: Url::local(port),
-            epmd_port,
-            dir,
-        };
-        running.wait_until_ready()?;
-        Ok(running)
+            .context(format!("start {}", self.path.display()))
     }
 }
 
 impl Running {
     pub fn watched(&self) -> Watched {
-        Watched(Some(self.child.id()))
+        let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.second));
+        Watched {
+            pid: Some(self.child.id()),
+            metrics: (self.broker.kind == Kind::Leveret).then_some(metrics),
+        }
+    }
+
+    /// Asks it to end and starts it again with the same data. Answers how long it took from there
+    /// until somebody could log in.
+    ///
+    /// # Errors
+    /// When it does not end by itself, or does not come back; with what it printed.
+    pub fn restart(&mut self) -> Result<Duration> {
+        if !self.stop() {
+            return Err(self.failed("had to be killed"));
+        }
+        let since = Instant::now();
+        self.child = self.broker.spawn(self.dir.path(), self.ports)?;
+        self.wait_until_ready()?;
+        Ok(since.elapsed())
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -154,41 +191,40 @@ impl Running {
         if let Ok(mut file) = fs::File::open(self.dir.path().join("output")) {
             let _ = file.read_to_string(&mut output); // the better half of nothing is still nothing
         }
-        let name = self.kind.name();
+        let name = self.broker.kind.name();
         Error::Setup(format!("{name} {how}; it printed:\n{}", output.trim_end()))
     }
 
     /// Asks all processes of the server to end, and kills what has not after a while. Only what we
-    /// started: the tree below our child.
-    fn stop(&mut self) {
+    /// started: the tree below our child. Answers whether asking was enough.
+    fn stop(&mut self) -> bool {
         let tree = process::tree(self.child.id());
         signal(&tree, Signal::TERM);
         let since = Instant::now();
         while since.elapsed() < STOP_TIMEOUT {
             if !matches!(self.child.try_wait(), Ok(None)) {
-                break;
+                return true;
             }
             thread::sleep(LOOK_EVERY);
         }
-        if matches!(self.child.try_wait(), Ok(None)) {
-            signal(&process::tree(self.child.id()), Signal::KILL);
-            let _ = self.child.wait();
-        }
-        if let Some(port) = self.epmd_port {
-            // The Erlang port mapper outlives its nodes; ours serves this one alone.
-            let kill = Command::new("epmd")
-                .args(["-port", &port.to_string(), "-kill"])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status();
-            drop(kill);
-        }
+        signal(&process::tree(self.child.id()), Signal::KILL);
+        let _ = self.child.wait();
+        false
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
+        if self.broker.kind == Kind::RabbitMq {
+            // The Erlang port mapper outlives its nodes; ours serves this one alone.
+            let kill = Command::new("epmd")
+                .args(["-port", &self.ports.epmd.to_string(), "-kill"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+            drop(kill);
+        }
     }
 }
 
@@ -201,7 +237,8 @@ fn signal(pids: &[u32], signal: Signal) {
 }
 
 /// A RabbitMQ node of its own: no plugins, no shared files, no shared port mapper.
-fn rabbitmq(home: &Path, dir: &Path, port: u16, epmd: u16) -> Result<Command> {
+fn rabbitmq(home: &Path, dir: &Path, ports: Ports) -> Result<Command> {
+    let port = ports.amqp;
     let file = |name: &str| dir.join(name);
     let config = format!(
         "default_user = guest\ndefault_pass = guest\nlisteners.tcp.1 = {}\nlog.file.level = error\n",
@@ -213,12 +250,12 @@ fn rabbitmq(home: &Path, dir: &Path, port: u16, epmd: u16) -> Result<Command> {
     command
         .env("HOME", dir)
         .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-        .env("ERL_EPMD_PORT", epmd.to_string())
+        .env("ERL_EPMD_PORT", ports.epmd.to_string())
         .env("RABBITMQ_HOME", home)
         .env("RABBITMQ_NODENAME", format!("perf{port}@localhost"))
         .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
         .env("RABBITMQ_NODE_PORT", port.to_string())
-        .env("RABBITMQ_DIST_PORT", free_port()?.to_string())
+        .env("RABBITMQ_DIST_PORT", ports.second.to_string())
         .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
         .env("RABBITMQ_CONFIG_FILE", file("rabbitmq"))
         .env("RABBITMQ_ENABLED_PLUGINS_FILE", file("enabled_plugins"))

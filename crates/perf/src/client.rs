@@ -13,11 +13,11 @@ use std::{
 use leveret_codec::{
     BasicConsume, BasicQos, ChannelOpen, ConfirmSelect, ConnectionClose, ConnectionOpen,
     ConnectionStartOk, ConnectionTuneOk, ExchangeDeclare, ExchangeDelete, FRAME_METHOD, FieldTable,
-    LongStr, Method, PROTOCOL_HEADER, QueueBind, QueueDeclare, QueueDelete, QueueUnbind, RawTable,
-    ShortStr, encode_method, split_frame,
+    FieldValue, LongStr, Method, PROTOCOL_HEADER, QueueBind, QueueDeclare, QueueDelete,
+    QueueUnbind, RawTable, ShortStr, encode_method, split_frame,
 };
 
-use crate::{Error, Result, error::Context as _, url::Url};
+use crate::{Error, Result, error::Context as _, storage::Storage, url::Url};
 
 /// The only channel that a connection of ours opens.
 pub const CHANNEL: u16 = 1;
@@ -120,11 +120,26 @@ impl Client {
         })
     }
 
-    /// Declares a transient queue; an exclusive one goes with this connection.
-    pub fn queue_declare(&mut self, queue: &str, exclusive: bool) -> Result<()> {
+    pub fn queue_declare(&mut self, queue: &str, storage: Storage) -> Result<()> {
+        let mut arguments = FieldTable::default();
+        if storage == Storage::Quorum {
+            let quorum = FieldValue::LongString(b"quorum".to_vec().into());
+            arguments.insert("x-queue-type", quorum);
+        }
         let declare = QueueDeclare {
             queue: short(queue)?,
-            exclusive,
+            durable: storage.is_durable(),
+            arguments: RawTable::from_table(&arguments),
+            ..QueueDeclare::default()
+        };
+        self.declared(declare).map(|_ready| ())
+    }
+
+    /// Declares a transient queue that goes with this connection.
+    pub fn queue_declare_exclusive(&mut self, queue: &str) -> Result<()> {
+        let declare = QueueDeclare {
+            queue: short(queue)?,
+            exclusive: true,
             ..QueueDeclare::default()
         };
         self.declared(declare).map(|_ready| ())
@@ -207,7 +222,7 @@ impl Client {
     }
 
     /// Starts a consumer: the last thing to do here, since nothing more than its answer is
-    /// expected from then on. See [`into_stream`](Self::into_stream).
+    /// expected from then on. See [`into_parts`](Self::into_parts).
     pub fn consume(&mut self, queue: &str, no_ack: bool) -> Result<()> {
         let consume = BasicConsume {
             queue: short(queue)?,
@@ -242,11 +257,18 @@ impl Client {
     /// # Errors
     /// When the server has said more than it was asked.
     pub fn into_stream(self) -> Result<TcpStream> {
-        if !self.received.is_empty() {
-            let text = format!("{} bytes nobody asked for", self.received.len());
-            return Err(Error::Server(text));
+        let (stream, received) = self.into_parts();
+        if received.is_empty() {
+            return Ok(stream);
         }
-        Ok(self.stream)
+        let text = format!("{} bytes nobody asked for", received.len());
+        Err(Error::Server(text))
+    }
+
+    /// The same, with what came behind the last answer: the first deliveries of a queue that is not
+    /// empty.
+    pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.received.into())
     }
 
     /// Sends a method and waits for what `pick` recognises as its answer.

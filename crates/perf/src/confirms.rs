@@ -1,26 +1,8 @@
-//! A publisher with a window of unconfirmed publishes, and a check of what is confirmed.
+//! Which publishes are confirmed: each must be, once.
 
-use std::{
-    collections::VecDeque,
-    io::{Read, Write},
-    net::TcpStream,
-    time::{Duration, Instant},
-};
+use std::collections::VecDeque;
 
-use crate::{
-    Error, Result,
-    error::Context as _,
-    pace::Pace,
-    receiver::is_timeout,
-    scan::{self, Confirm, Step},
-    script::Script,
-};
-
-/// How long the server may take to confirm anything.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a read waits before we look whether to stop.
-const PATIENCE: Duration = Duration::from_millis(50);
+use crate::{Error, Result, scan::Confirm};
 
 /// Which publishes of a channel are confirmed: each must be, once.
 #[derive(Debug, Default)]
@@ -71,114 +53,6 @@ impl Tracker {
             self.confirmed_to += 1;
         }
         Ok(())
-    }
-}
-
-/// Publishes until told to stop, and returns once everything is confirmed. The channel must be in
-/// confirm mode.
-///
-/// When the window is full it waits until a quarter is free again, so that writes stay worth their
-/// while.
-///
-/// # Errors
-/// When the server hangs up, refuses, or confirms wrongly or not at all.
-pub fn publish(
-    stream: &mut TcpStream,
-    script: &mut Script,
-    window: u64,
-    pace: &Pace,
-    copies: u64,
-) -> Result<()> {
-    stream
-        .set_read_timeout(Some(PATIENCE))
-        .context("set a read timeout")?;
-    let mut tracker = Tracker::default();
-    let mut confirms = Confirms::default();
-    while let Some(room) = pace.wait_for_room() {
-        let free = window - tracker.unconfirmed();
-        if free < window / 4 {
-            confirms.read(stream, &mut tracker, Some(pace))?;
-            continue;
-        }
-        let batch = script.take(free.min(room / copies));
-        pace.add_sent(batch.count * copies);
-        tracker.published(batch.count);
-        stream.write_all(batch.bytes).context("publish")?;
-    }
-    while tracker.unconfirmed() > 0 {
-        confirms.read(stream, &mut tracker, None)?;
-    }
-    Ok(())
-}
-
-/// Read buffer of the publishing connection.
-struct Confirms {
-    buffer: Vec<u8>,
-    filled: usize,
-}
-
-impl Default for Confirms {
-    fn default() -> Self {
-        Self {
-            buffer: vec![0; 64 << 10],
-            filled: 0,
-        }
-    }
-}
-
-impl Confirms {
-    /// Waits until at least one confirm has come, or `pace` stops.
-    fn read(
-        &mut self,
-        stream: &mut TcpStream,
-        tracker: &mut Tracker,
-        pace: Option<&Pace>,
-    ) -> Result<()> {
-        let since = Instant::now();
-        loop {
-            match stream.read(&mut self.buffer[self.filled..]) {
-                Ok(0) => return Err(Error::Server("hung up on a publisher".into())),
-                Ok(count) => {
-                    self.filled += count;
-                    if self.take(tracker)? {
-                        return Ok(());
-                    }
-                }
-                Err(error) if is_timeout(error.kind()) => {
-                    if pace.is_some_and(Pace::is_stopped) {
-                        return Ok(());
-                    }
-                    if since.elapsed() > CONFIRM_TIMEOUT {
-                        let text = format!("{} publishes never confirmed", tracker.unconfirmed());
-                        return Err(Error::Wrong(text));
-                    }
-                }
-                Err(error) => return Err(error).context("read confirms"),
-            }
-        }
-    }
-
-    /// Takes whole frames out of the buffer; answers whether there was a confirm.
-    fn take(&mut self, tracker: &mut Tracker) -> Result<bool> {
-        let mut any = false;
-        let mut at = 0;
-        loop {
-            match scan::step(&self.buffer[at..self.filled])? {
-                Step::More => break,
-                Step::Confirm(confirm) => {
-                    tracker.confirm(&confirm)?;
-                    any = true;
-                    at += confirm.len;
-                }
-                Step::Other { len } => at += len,
-                Step::Delivery(_) => {
-                    return Err(Error::Server("delivered to a publisher".into()));
-                }
-            }
-        }
-        self.buffer.copy_within(at..self.filled, 0);
-        self.filled -= at;
-        Ok(any)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     script::Template,
     throughput::{join, stop_on_error},
     url::Url,
-    watch,
+    watch::{self, Counted},
 };
 
 /// Threads that connect, one connection at a time each. More would only queue for the processors.
@@ -50,7 +50,7 @@ pub fn cycles(url: &Url, server: Watched, timing: Timing) -> Result<Measures> {
     };
     thread::scope(|scope| {
         let threads = [(); THREADS].map(|()| scope.spawn(|| stop_on_error(&pace, work())));
-        let measured = watch::measure(server, &pace, timing, 0);
+        let measured = watch::measure(server, &pace, timing, Counted::default());
         pace.stop();
         for thread in threads {
             join(thread)?;
@@ -61,7 +61,7 @@ pub fn cycles(url: &Url, server: Watched, timing: Timing) -> Result<Measures> {
 
 fn cycle(url: &Url, queue: String) -> Result<()> {
     let mut client = Client::connect(url)?;
-    client.queue_declare(&queue, true)?;
+    client.queue_declare_exclusive(&queue)?;
     let template = Template {
         routing_key: queue,
         body_size: BODY_BYTES,

@@ -26,9 +26,10 @@ use crate::{
     process::Watched,
     receiver::{Acks, Receiver, Receivers, Stamps},
     script::Script,
+    storage::Storage,
     throughput::{consume, join, stop_on_error},
     url::Url,
-    watch,
+    watch::{self, Counted},
 };
 
 /// Connections that publish to a queue of their own and consume from it, at a steady rate.
@@ -85,7 +86,7 @@ pub fn run(url: &Url, server: Watched, latency: &Latency, timing: Timing) -> Res
         let (receivers, nanos) = (&mut side.receivers, &mut nanos);
         let receive = scope.spawn(move || {
             let record = |stamp| record(nanos, stamp, epoch, record_from);
-            stop_on_error(pace, consume(receivers, pace, timing.patience, record))
+            stop_on_error(pace, consume(receivers, pace, timing, 0, record))
         });
         let noise = noisy.as_mut().zip(noise).map(|(side, noise)| {
             let (streams, scripts) = (&mut side.streams, &mut side.scripts);
@@ -98,12 +99,12 @@ pub fn run(url: &Url, server: Watched, latency: &Latency, timing: Timing) -> Res
             let receive = scope.spawn(move || {
                 stop_on_error(
                     quiet_pace,
-                    consume(receivers, noisy_pace, timing.patience, |_stamp| ()),
+                    consume(receivers, noisy_pace, timing, 0, |_stamp| ()),
                 )
             });
             (publish, receive)
         });
-        let measured = watch::measure(server, quiet_pace, timing, 0);
+        let measured = watch::measure(server, quiet_pace, timing, Counted::default());
         quiet_pace.stop();
         noisy_pace.stop();
         join(publish)?;
@@ -133,7 +134,7 @@ struct Side {
 
 impl Side {
     fn open(url: &Url, shape: Shape, body_size: usize, stamps: Stamps) -> Result<Self> {
-        let mut layout = Layout::declare(url, shape, body_size)?;
+        let mut layout = Layout::declare(url, shape, body_size, Storage::Memory)?;
         let scripts = std::mem::take(&mut layout.scripts);
         let mut streams = Vec::new();
         let mut receivers = Vec::new();
@@ -153,9 +154,8 @@ impl Side {
     }
 
     fn finish(self) -> Result<()> {
-        for (receiver, script) in self.receivers.list().iter().zip(&self.scripts) {
-            receiver.finish(script.sent())?;
-        }
+        self.receivers
+            .finish(self.scripts.iter().map(Script::sent))?;
         self.layout.remove()
     }
 }

@@ -3,16 +3,17 @@
 use std::{
     sync::atomic::{AtomicU32, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use leveret_codec::{FieldTable, FieldValue};
 
 use crate::{
-    Result,
+    Error, Result,
     client::Client,
     pace::Pace,
     script::{Script, Template},
+    storage::Storage,
     url::Url,
 };
 
@@ -36,6 +37,9 @@ pub enum Shape {
     },
     /// A headers exchange and one queue. Every message matches one binding.
     Headers { bindings: u32, keys: u32 },
+    /// A direct exchange to one queue, and of so many messages one also to a second queue, where
+    /// nobody takes it.
+    Keep { every: u32 },
 }
 
 /// How often a binding comes and goes, where they do.
@@ -43,6 +47,15 @@ const REBIND_EVERY: Duration = Duration::from_millis(10);
 
 /// Bindings that wait to be unbound again.
 const REBIND_KEPT: u64 = 100;
+
+/// Keys of messages that are consumed, and of those that a second queue keeps.
+const TAKEN_KEY: &str = "taken";
+const KEPT_KEY: &str = "kept";
+
+/// How long the server may take until all messages it has read are ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What was set up on the server, and what to send there.
 pub struct Layout {
@@ -52,26 +65,30 @@ pub struct Layout {
     /// Queues that each message goes to.
     pub copies: u64,
     exchange: Option<String>,
-    admin: Client,
+    /// A queue that nobody consumes.
+    kept: Option<String>,
+    url: Url,
+    admin: Option<Client>,
 }
 
 impl Layout {
     /// # Errors
     /// When the server is gone or refuses.
-    pub fn declare(url: &Url, shape: Shape, body_size: usize) -> Result<Self> {
+    pub fn declare(url: &Url, shape: Shape, body_size: usize, storage: Storage) -> Result<Self> {
         let mut admin = Client::connect(url)?;
         let prefix = unique_name();
         let (kind, count) = match shape {
             Shape::Queue => (None, 1),
             Shape::Queues(count) => (None, count),
             Shape::Fanout(count) => (Some("fanout"), count),
-            Shape::Direct { .. } => (Some("direct"), 1),
+            Shape::Direct { .. } | Shape::Keep { .. } => (Some("direct"), 1),
             Shape::Topic { .. } => (Some("topic"), 1),
             Shape::Headers { .. } => (Some("headers"), 1),
         };
         let queues: Vec<String> = (0..count).map(|i| format!("{prefix}.{i}")).collect();
-        for queue in &queues {
-            admin.queue_declare(queue, false)?;
+        let kept = matches!(shape, Shape::Keep { .. }).then(|| format!("{prefix}.kept"));
+        for queue in queues.iter().chain(&kept) {
+            admin.queue_declare(queue, storage)?;
         }
         let exchange = kind.is_some().then(|| format!("{prefix}.x"));
         if let (Some(exchange), Some(kind)) = (&exchange, kind) {
@@ -81,6 +98,9 @@ impl Layout {
                     admin.queue_bind(queue, exchange, &binding.key, &binding.arguments)?;
                 }
             }
+            if let Some(kept) = &kept {
+                admin.queue_bind(kept, exchange, KEPT_KEY, &FieldTable::default())?;
+            }
             admin.queue_ready(&queues[0])?; // all bindings are there when this is answered
         }
         let template = |routing_key, headers| Template {
@@ -88,6 +108,7 @@ impl Layout {
             routing_key,
             headers,
             body_size,
+            persistent: storage.is_durable(),
         };
         let scripts = match shape {
             Shape::Queue | Shape::Queues(_) => (0..)
@@ -112,8 +133,47 @@ impl Layout {
                 _ => 1,
             },
             exchange,
-            admin,
+            kept,
+            url: url.clone(),
+            admin: Some(admin),
         })
+    }
+
+    /// Waits until this many messages are ready, of those that nobody consumes.
+    ///
+    /// # Errors
+    /// When there are more, or not so many after a while.
+    pub fn wait_until_ready(&mut self, count: u64) -> Result<()> {
+        let since = Instant::now();
+        loop {
+            let mut ready = 0;
+            for queue in self.queues.clone() {
+                ready += u64::from(self.admin()?.queue_ready(&queue)?);
+            }
+            if ready == count {
+                return Ok(());
+            }
+            if ready > count || since.elapsed() > READY_TIMEOUT {
+                let text = format!("{ready} messages are ready, {count} were sent");
+                return Err(Error::Wrong(text));
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Says goodbye to the server for now: it may be restarted. What follows connects again.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn disconnect(&mut self) -> Result<()> {
+        self.admin.take().map_or(Ok(()), Client::close)
+    }
+
+    fn admin(&mut self) -> Result<&mut Client> {
+        match &mut self.admin {
+            Some(admin) => Ok(admin),
+            gone => Ok(gone.insert(Client::connect(&self.url)?)),
+        }
     }
 
     /// Binds and unbinds until the publisher stops: what is cached about routes does not last.
@@ -140,13 +200,16 @@ impl Layout {
 
     /// Removes everything that was declared.
     pub fn remove(mut self) -> Result<()> {
-        if let Some(exchange) = &self.exchange {
-            self.admin.exchange_delete(exchange)?;
+        if let Some(exchange) = self.exchange.take() {
+            self.admin()?.exchange_delete(&exchange)?;
         }
-        for queue in &self.queues {
-            self.admin.queue_delete(queue)?;
+        for queue in std::mem::take(&mut self.queues)
+            .iter()
+            .chain(&self.kept.take())
+        {
+            self.admin()?.queue_delete(queue)?;
         }
-        self.admin.close()
+        self.disconnect()
     }
 }
 
@@ -171,6 +234,7 @@ fn bindings(shape: Shape) -> Vec<Binding> {
         Shape::Queue | Shape::Queues(_) => Vec::new(),
         Shape::Fanout(_) => vec![plain(String::new())],
         Shape::Direct { keys } => (0..keys).map(|i| plain(direct_key(i))).collect(),
+        Shape::Keep { .. } => [TAKEN_KEY, KEPT_KEY].map(|key| plain(key.into())).into(),
         Shape::Topic { bindings, .. } => (0..bindings).map(|i| plain(topic_pattern(i))).collect(),
         Shape::Headers { bindings, .. } => (0..bindings)
             .map(|i| {
@@ -192,6 +256,10 @@ fn messages(shape: Shape) -> Vec<(String, FieldTable)> {
         Shape::Queue | Shape::Queues(_) => Vec::new(), // their keys are the queues' names
         Shape::Fanout(_) => vec![("news".into(), none())],
         Shape::Direct { keys } => (0..keys).map(|i| (direct_key(i), none())).collect(),
+        Shape::Keep { every } => (0..every)
+            .map(|j| if j == 0 { KEPT_KEY } else { TAKEN_KEY })
+            .map(|key| (key.into(), none()))
+            .collect(),
         Shape::Topic { bindings, keys, .. } => (0..keys)
             .map(|j| (topic_key(spread(j, bindings), j), none()))
             .collect(),
@@ -280,6 +348,15 @@ mod tests {
             });
             assert_eq!(matching.count(), 1, "{key}");
         }
+    }
+
+    #[test]
+    fn one_message_in_so_many_is_kept() {
+        let shape = Shape::Keep { every: 20 };
+        let keys = messages(shape).into_iter().map(|(key, _)| key);
+        assert_eq!(keys.filter(|key| key == KEPT_KEY).count(), 1);
+        assert_eq!(messages(shape).len(), 20);
+        assert_eq!(bindings(shape).len(), 2, "all of them are consumed");
     }
 
     #[test]

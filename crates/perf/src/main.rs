@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -12,16 +13,25 @@ use leveret_perf::{
     Error, Result,
     bench::{self, Plan},
     broker::{self, Broker, Kind},
+    disk::Disk,
     error::Context as _,
     measure::Timing,
     process::Watched,
-    scenario::{SCENARIOS, Scale, Scenario},
+    scenario::{Scale, Scenario, Server},
+    storage::Storage,
     url::Url,
 };
 use serde_json::json;
 
 /// Longer than any broker pauses that still does its work.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a slow broker may take to deliver what was sent before the end. In a broker that keeps
+/// up this is a fraction of a second.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Before anything counts.
+const WARM_UP: Duration = Duration::from_millis(500);
 
 /// Measures AMQP 0-9-1 brokers on this machine.
 #[derive(Parser)]
@@ -55,12 +65,16 @@ struct Bench {
     /// Only these scenarios, with commas between.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,
-    /// Runs of each scenario on each broker; their median counts.
+    /// Runs of each scenario on each broker that a target is about; their median counts.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     runs: u32,
     /// Where to write all figures as JSON [default: perf.json in the directory of the programs].
     #[arg(long, value_name = "PATH")]
     json: Option<PathBuf>,
+    /// Where the brokers put their data, on a disk; it is removed in the end [default: the directory
+    /// for temporary files, or that of the programs if the former is in memory].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     #[command(flatten)]
     effort: Effort,
 }
@@ -75,6 +89,12 @@ struct Run {
     /// The broker's process, to read its CPU time and memory.
     #[arg(long)]
     pid: Option<u32>,
+    /// Where the broker shows its counters over HTTP, such as 127.0.0.1:15672.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
+    /// Kind of queues and messages: memory, disk or quorum [default: what the scenario is about].
+    #[arg(long, value_name = "KIND", value_parser = storage)]
+    storage: Option<Storage>,
     #[command(flatten)]
     effort: Effort,
 }
@@ -82,7 +102,7 @@ struct Run {
 #[derive(Args)]
 struct Effort {
     /// Seconds that each run measures.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// A tenth of the connections and messages, short and single runs: to see that all works. The
     /// figures mean little.
@@ -95,12 +115,13 @@ impl Effort {
         let (warm_up, measured, divide_by) = if self.quick {
             (Duration::from_millis(300), Duration::from_secs(1), 10)
         } else {
-            (Duration::from_secs(1), Duration::from_secs(self.seconds), 1)
+            (WARM_UP, Duration::from_secs(self.seconds), 1)
         };
         Scale {
             timing: Timing {
                 warm_up,
                 measured,
+                drain: DRAIN,
                 patience: PATIENCE,
             },
             divide_by,
@@ -113,8 +134,8 @@ fn main() -> ExitCode {
         Command::Bench(options) => run_bench(&options),
         Command::Run(options) => run_one(&options).map(|()| true),
         Command::List => {
-            for scenario in SCENARIOS {
-                println!("{:<17} {}", scenario.name, scenario.about);
+            for scenario in Scenario::all() {
+                println!("{:<20} {}", scenario.name, scenario.about);
             }
             Ok(true)
         }
@@ -131,6 +152,8 @@ fn main() -> ExitCode {
 
 /// Answers whether all runs went well.
 fn run_bench(options: &Bench) -> Result<bool> {
+    let disk = Disk::choose(options.data_dir.as_deref())?;
+    println!("{disk}\n");
     let plan = Plan {
         brokers: brokers(options)?,
         scenarios: scenarios(&options.only)?,
@@ -140,14 +163,16 @@ fn run_bench(options: &Bench) -> Result<bool> {
             options.runs
         },
         scale: options.effort.scale(),
+        data_dir: disk.path.clone(),
     };
     let report = bench::run(&plan)?;
-    println!("{:=<80}\n\n{}", "", report.table());
+    println!("{:=<80}\n\n{disk}\n\n{}", "", report.table());
 
     let path = options.json.clone().unwrap_or_else(default_json);
     let mut json = report.json();
     json["unix_time"] = json!(unix_time());
     json["cores"] = json!(std::thread::available_parallelism().map_or(0, usize::from));
+    json["disk"] = disk.json();
     json["runs"] = json!(plan.runs);
     json["seconds"] = json!(plan.scale.timing.measured.as_secs_f64());
     json["quick"] = json!(options.effort.quick);
@@ -158,8 +183,16 @@ fn run_bench(options: &Bench) -> Result<bool> {
 
 fn run_one(options: &Run) -> Result<()> {
     let scenario = find(&options.scenario)?;
-    let url = Url::parse(&options.url)?;
-    let measures = scenario.run(&url, Watched(options.pid), options.effort.scale())?;
+    let mut server = Server {
+        url: Url::parse(&options.url)?,
+        watched: Watched {
+            pid: options.pid,
+            metrics: options.metrics,
+        },
+        running: None,
+    };
+    let storage = options.storage.unwrap_or_else(|| scenario.storage());
+    let measures = scenario.run(&mut server, storage, options.effort.scale())?;
     println!("{}: {}", scenario.name, scenario.about);
     for (metric, value) in measures.iter() {
         println!("  {:<9} {:>9}", metric.heading(), metric.format(value));
@@ -196,7 +229,7 @@ fn brokers(options: &Bench) -> Result<Vec<Broker>> {
 
 fn scenarios(only: &[String]) -> Result<Vec<&'static Scenario>> {
     if only.is_empty() {
-        return Ok(SCENARIOS.iter().collect());
+        return Ok(Scenario::all().collect());
     }
     only.iter().map(|name| find(name)).collect()
 }
@@ -204,6 +237,10 @@ fn scenarios(only: &[String]) -> Result<Vec<&'static Scenario>> {
 fn find(name: &str) -> Result<&'static Scenario> {
     Scenario::find(name)
         .ok_or_else(|| Error::Setup(format!("no scenario {name:?}: see `leveret-perf list`")))
+}
+
+fn storage(name: &str) -> Result<Storage, String> {
+    Storage::find(name).ok_or_else(|| "none of memory, disk and quorum".into())
 }
 
 fn default_json() -> PathBuf {

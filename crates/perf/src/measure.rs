@@ -9,6 +9,9 @@ use hdrhistogram::Histogram;
 pub enum Metric {
     /// Deliveries, or whatever else the scenario counts, per second.
     Rate,
+    /// The same while a queue is filled, and while it is drained.
+    FillRate,
+    DrainRate,
     /// Bodies delivered, in bytes per second.
     ByteRate,
     /// CPU time of the server for each of what is counted, in microseconds.
@@ -23,15 +26,27 @@ pub enum Metric {
     P50,
     P99,
     P999,
+    /// What is counted, for each time the log was forced to disk.
+    PerSync,
+    /// Bytes given to the disk, for each of what is counted.
+    WrittenEach,
+    /// The same for each byte of bodies.
+    WrittenFactor,
     /// Resident memory of the server, in bytes.
     Rss,
     /// What each connection or message added to it.
     RssEach,
+    /// From the start of the server's process until it lets somebody in, in milliseconds.
+    Restart,
+    /// Messages that were not waited for, since the server is too slow.
+    Left,
 }
 
 impl Metric {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 18] = [
         Self::Rate,
+        Self::FillRate,
+        Self::DrainRate,
         Self::ByteRate,
         Self::CpuMicros,
         Self::ServerCores,
@@ -40,14 +55,21 @@ impl Metric {
         Self::P50,
         Self::P99,
         Self::P999,
+        Self::PerSync,
+        Self::WrittenEach,
+        Self::WrittenFactor,
         Self::Rss,
         Self::RssEach,
+        Self::Restart,
+        Self::Left,
     ];
 
     /// As it is called in JSON: with its unit.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rate => "rate_per_second",
+            Self::FillRate => "fill_rate_per_second",
+            Self::DrainRate => "drain_rate_per_second",
             Self::ByteRate => "body_bytes_per_second",
             Self::CpuMicros => "server_cpu_us",
             Self::ServerCores => "server_cores",
@@ -56,8 +78,13 @@ impl Metric {
             Self::P50 => "p50_us",
             Self::P99 => "p99_us",
             Self::P999 => "p999_us",
+            Self::PerSync => "per_sync",
+            Self::WrittenEach => "disk_bytes_each",
+            Self::WrittenFactor => "disk_bytes_per_body_byte",
             Self::Rss => "rss_bytes",
             Self::RssEach => "rss_bytes_each",
+            Self::Restart => "restart_ms",
+            Self::Left => "messages_left",
         }
     }
 
@@ -65,6 +92,8 @@ impl Metric {
     pub fn heading(self) -> &'static str {
         match self {
             Self::Rate => "per s",
+            Self::FillRate => "fill/s",
+            Self::DrainRate => "drain/s",
             Self::ByteRate => "MB/s",
             Self::CpuMicros => "cpu us",
             Self::ServerCores => "server",
@@ -73,22 +102,39 @@ impl Metric {
             Self::P50 => "p50 us",
             Self::P99 => "p99 us",
             Self::P999 => "p99.9 us",
+            Self::PerSync => "per sync",
+            Self::WrittenEach => "disk each",
+            Self::WrittenFactor => "disk/body",
             Self::Rss => "RSS MiB",
             Self::RssEach => "RSS each",
+            Self::Restart => "start ms",
+            Self::Left => "left",
         }
     }
 
     /// As it stands in a cell of the table.
     pub fn format(self, value: f64) -> String {
         match self {
-            Self::Rate if value >= 100_000.0 => format!("{:.0} k", value / 1e3),
-            Self::Rate | Self::P50 | Self::P99 | Self::P999 | Self::RssEach => {
-                format!("{value:.0}")
+            Self::Rate | Self::FillRate | Self::DrainRate if value >= 100_000.0 => {
+                format!("{:.0} k", value / 1e3)
             }
+            Self::Rate
+            | Self::FillRate
+            | Self::DrainRate
+            | Self::P50
+            | Self::P99
+            | Self::P999
+            | Self::WrittenEach
+            | Self::RssEach
+            | Self::Restart
+            | Self::Left => format!("{value:.0}"),
+            Self::PerSync => format!("{value:.1}"),
             Self::ByteRate => format!("{:.0}", value / 1e6),
             Self::CpuMicros if value >= 10.0 => format!("{value:.1}"),
             Self::CpuMicros => format!("{value:.3}"),
-            Self::ServerCores | Self::ClientCores | Self::ClientThread => format!("{value:.2}"),
+            Self::ServerCores | Self::ClientCores | Self::ClientThread | Self::WrittenFactor => {
+                format!("{value:.2}")
+            }
             Self::Rss => format!("{:.1}", value / f64::from(1 << 20)),
         }
     }
@@ -105,6 +151,10 @@ impl Measures {
 
     pub fn get(&self, metric: Metric) -> Option<f64> {
         self.0.get(&metric).copied()
+    }
+
+    pub fn take(&mut self, metric: Metric) -> Option<f64> {
+        self.0.remove(&metric)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Metric, f64)> {
@@ -141,6 +191,8 @@ pub struct Timing {
     /// Before anything counts: queues, caches and the processor's clock settle.
     pub warm_up: Duration,
     pub measured: Duration,
+    /// How long to wait for what was sent before the end, when it comes but slowly.
+    pub drain: Duration,
     /// How long nothing may arrive before what is missing counts as lost.
     pub patience: Duration,
 }

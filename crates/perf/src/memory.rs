@@ -3,25 +3,17 @@
 //! Wants a broker that was just started: allocators keep what they once had, so a broker that was
 //! busy before shows memory that nobody uses.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::thread;
 
 use crate::{
-    Error, Result,
+    Result,
     client::Client,
-    layout::unique_name,
+    layout::{Layout, Shape},
     measure::{Measures, Metric, Timing},
     process::Watched,
-    script::{Script, Template},
+    storage::Storage,
     url::Url,
 };
-
-/// How long the server may take until all messages it has read are ready.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
-
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Resident memory of a server without clients.
 ///
@@ -49,29 +41,21 @@ pub fn ready(
     body_size: usize,
     timing: Timing,
 ) -> Result<Measures> {
-    let queue = unique_name();
-    let mut admin = Client::connect(url)?;
-    admin.queue_declare(&queue, false)?;
+    let mut layout = Layout::declare(url, Shape::Queue, body_size, Storage::Memory)?;
     thread::sleep(timing.settle());
     let before = server.rss();
 
-    let template = Template {
-        routing_key: queue.clone(),
-        body_size,
-        ..Template::default()
-    };
-    let mut script = Script::new(&[template], 0)?;
+    let script = &mut layout.scripts[0];
     let mut publisher = Client::connect(url)?;
     while script.sent() < count {
         let batch = script.take(count - script.sent());
         publisher.send(batch.bytes)?;
     }
     publisher.close()?; // answered only when everything before it has been read
-    wait_until_ready(&mut admin, &queue, count)?;
+    layout.wait_until_ready(count)?;
     thread::sleep(timing.settle());
     let measures = added(before, server.rss(), count as f64);
-    admin.queue_delete(&queue)?;
-    admin.close()?;
+    layout.remove()?;
     Ok(measures)
 }
 
@@ -84,21 +68,6 @@ pub(crate) fn added(before: Option<u64>, after: Option<u64>, count: f64) -> Meas
         measures.set(Metric::RssEach, each);
     }
     measures
-}
-
-fn wait_until_ready(admin: &mut Client, queue: &str, count: u64) -> Result<()> {
-    let since = Instant::now();
-    loop {
-        let ready = u64::from(admin.queue_ready(queue)?);
-        if ready == count {
-            return Ok(());
-        }
-        if ready > count || since.elapsed() > READY_TIMEOUT {
-            let text = format!("{ready} messages are ready, {count} were sent");
-            return Err(Error::Wrong(text));
-        }
-        thread::sleep(LOOK_EVERY);
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, Thread},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Deliveries on their way at most, unless they are large.
@@ -24,26 +24,37 @@ const NAP: Duration = Duration::from_millis(10);
 /// Shared by the publishing thread, the consuming thread and whoever takes the time.
 pub struct Pace {
     limit: u64,
+    /// All that may be sent, ever.
+    total: u64,
     sent: AtomicU64,
     received: AtomicU64,
     /// The value of `received` that the publisher sleeps for.
     wake_at: AtomicU64,
     publisher: OnceLock<Thread>,
     stop: AtomicBool,
+    /// When it was told to stop; for good, the first time counts.
+    stopped_at: OnceLock<Instant>,
     done: AtomicBool,
 }
 
 impl Pace {
     /// For bodies of this size, each going to `copies` queues.
     pub fn new(body_size: usize, copies: u64) -> Self {
+        Self::with_total(body_size, copies, u64::MAX)
+    }
+
+    /// The same for a publisher that is done after `total` deliveries.
+    pub fn with_total(body_size: usize, copies: u64, total: u64) -> Self {
         let by_size = BYTES_MAX / body_size.max(1) as u64;
         Self {
             limit: DELIVERIES_MAX.min(by_size).max(4 * copies),
+            total,
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             wake_at: AtomicU64::new(u64::MAX),
             publisher: OnceLock::new(),
             stop: AtomicBool::new(false),
+            stopped_at: OnceLock::new(),
             done: AtomicBool::new(false),
         }
     }
@@ -54,12 +65,12 @@ impl Pace {
         self.publisher.get_or_init(thread::current);
         let sent = self.sent.load(Ordering::Relaxed);
         loop {
-            if self.is_stopped() {
+            if self.is_stopped() || sent >= self.total {
                 return None;
             }
-            let on_its_way = sent - self.received.load(Ordering::Acquire);
+            let on_its_way = sent.saturating_sub(self.received.load(Ordering::Acquire));
             if on_its_way < self.limit {
-                return Some(self.limit - on_its_way);
+                return Some((self.limit - on_its_way).min(self.total - sent));
             }
             // Sleep until there is room for a good piece: waking up for each message would cost
             // more than sending it.
@@ -94,14 +105,20 @@ impl Pace {
         self.received.load(Ordering::Acquire)
     }
 
-    /// Ends publishing. Consumers go on until everything has arrived.
+    /// Ends publishing. Consumers go on until everything has arrived, or they have had enough.
     pub fn stop(&self) {
+        self.stopped_at.get_or_init(Instant::now);
         self.stop.store(true, Ordering::Release);
         self.wake();
     }
 
     pub fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    /// How long ago it was told to stop, if it was.
+    pub fn stopped_for(&self) -> Option<Duration> {
+        self.stopped_at.get().map(Instant::elapsed)
     }
 
     /// Publisher: nothing more will be sent, now or ever.
@@ -163,6 +180,18 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_duplicates_does_not_upset_the_publisher() {
+        let pace = Pace::new(16, 1);
+        pace.add_sent(1);
+        pace.add_received(2);
+        assert_eq!(
+            pace.wait_for_room(),
+            Some(100_000),
+            "the checkers will tell"
+        );
+    }
+
+    #[test]
     fn stop_wakes_the_publisher() {
         let pace = Arc::new(Pace::new(16, 1));
         pace.add_sent(100_000);
@@ -172,6 +201,21 @@ mod tests {
         });
         pace.stop();
         assert_eq!(publisher.join().unwrap(), None);
+    }
+
+    #[test]
+    fn nothing_is_sent_beyond_the_total() {
+        let pace = Pace::with_total(16, 1, 150_000);
+        assert_eq!(pace.wait_for_room(), Some(100_000), "the limit");
+        pace.add_sent(100_000);
+        pace.add_received(100_000);
+        assert_eq!(
+            pace.wait_for_room(),
+            Some(50_000),
+            "what is left of the total"
+        );
+        pace.add_sent(50_000);
+        assert_eq!(pace.wait_for_room(), None, "all sent");
     }
 
     #[test]

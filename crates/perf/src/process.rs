@@ -1,18 +1,26 @@
 //! CPU time and memory of processes, from `/proc` (see proc(5)); and our own limits.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
 
 use rustix::{
     param::clock_ticks_per_second,
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
-use crate::{Error, Result, error::Context as _};
+use crate::{Error, Result, error::Context as _, metrics};
 
-/// A server under measurement: a process and all its descendants, since some start through
-/// scripts and keep helpers. `None`: not of this machine, or unknown; nothing is read then.
-#[derive(Clone, Copy, Debug)]
-pub struct Watched(pub Option<u32>);
+/// Leveret's count of `fdatasync` calls on its log.
+const LOG_SYNCS: &str = "leveret_log_syncs_total";
+
+/// A server under measurement, seen from outside.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watched {
+    /// Its process, which stands for all descendants too, since some start through scripts and keep
+    /// helpers. `None`: not of this machine, or unknown; nothing is read then.
+    pub pid: Option<u32>,
+    /// Where it shows its counters, if it does.
+    pub metrics: Option<SocketAddr>,
+}
 
 impl Watched {
     /// CPU time spent so far, in user and kernel mode.
@@ -27,9 +35,25 @@ impl Watched {
         Some(tree.iter().filter_map(|&pid| rss(pid)).sum())
     }
 
+    /// Bytes given to the disk so far: whole pages, as the kernel counts them when they are written
+    /// to. Nothing is counted for a file system in memory.
+    pub fn written(self) -> Option<u64> {
+        let (_stats, tree) = self.tree()?;
+        let written = tree.iter().filter_map(|pid| {
+            let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+            field(&text, "write_bytes:")
+        });
+        Some(written.sum())
+    }
+
+    /// Times the server has forced its log to disk so far, if it counts them.
+    pub fn log_syncs(self) -> Option<u64> {
+        metrics::counter(&metrics::fetch(self.metrics?).ok()?, LOG_SYNCS)
+    }
+
     fn tree(self) -> Option<(BTreeMap<u32, Stat>, Vec<u32>)> {
         let stats = all_stats();
-        let tree = descendants(self.0?, &stats);
+        let tree = descendants(self.pid?, &stats);
         (!tree.is_empty()).then_some((stats, tree))
     }
 }
@@ -133,9 +157,13 @@ fn rss(pid: u32) -> Option<u64> {
 
 /// The value of a line such as `VmRSS:     1234 kB`, in bytes.
 fn kib_field(text: &str, name: &str) -> Option<u64> {
+    Some(field(text, name)? * 1_024)
+}
+
+/// The number after a name that begins a line.
+fn field(text: &str, name: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let kib: u64 = value.split_ascii_whitespace().next()?.parse().ok()?;
-    Some(kib * 1_024)
+    value.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// The id of a process as the kernel's interfaces want it.
@@ -190,14 +218,21 @@ mod tests {
         let text = "Name:\tx\nVmRSS:\t    1234 kB\nRssAnon: 9 kB\n";
         assert_eq!(kib_field(text, "VmRSS:"), Some(1_234 * 1_024));
         assert_eq!(kib_field(text, "Rss:"), None);
+        let io = "wchar: 9\nwrite_bytes: 8192\ncancelled_write_bytes: 4096\n";
+        assert_eq!(field(io, "write_bytes:"), Some(8_192), "not the cancelled");
     }
 
     #[test]
     fn we_can_read_ourselves() {
-        let own = Watched(Some(std::process::id()));
+        let own = Watched {
+            pid: Some(std::process::id()),
+            metrics: None,
+        };
         assert!(own.rss().unwrap() > 100_000);
         assert!(own.cpu().is_some());
         assert!(!own_threads().is_empty());
-        assert!(Watched(None).cpu().is_none());
+        assert!(own.written().is_some());
+        assert!(own.log_syncs().is_none(), "no counters to read");
+        assert!(Watched::default().cpu().is_none());
     }
 }

@@ -3,24 +3,17 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::TcpStream,
-    os::fd::OwnedFd,
     time::Duration,
 };
 
 use leveret_codec::{BasicAck, encode_method};
-use rustix::{
-    buffer::spare_capacity,
-    event::{
-        Timespec,
-        epoll::{self, EventData, EventFlags},
-    },
-};
 
 use crate::{
     Error, Result,
     checker::Checker,
     client::CHANNEL,
     error::Context as _,
+    readiness::Readiness,
     scan::{self, Step},
 };
 
@@ -54,6 +47,8 @@ pub struct Receiver {
     stream: TcpStream,
     buffer: Vec<u8>,
     filled: usize,
+    /// Something is in the buffer that was not looked at, so there is no need to read first.
+    unseen: bool,
     checker: Checker,
     body_size: usize,
     stamps: Stamps,
@@ -72,6 +67,7 @@ impl Receiver {
             stream,
             buffer: vec![0; READ_BYTES],
             filled: 0,
+            unseen: false,
             checker: Checker::default(),
             body_size,
             stamps,
@@ -83,21 +79,32 @@ impl Receiver {
         })
     }
 
-    /// # Errors
-    /// When anything but exactly the `sent` messages came, in order.
-    pub fn finish(&self, sent: u64) -> Result<()> {
-        self.checker.finish(sent)
+    /// Begins with what was received already.
+    pub fn with_received(mut self, received: &[u8]) -> Self {
+        let end = self.filled + received.len();
+        self.buffer.resize(self.buffer.len().max(end), 0);
+        self.buffer[self.filled..end].copy_from_slice(received);
+        self.filled = end;
+        self.unseen = !received.is_empty();
+        self
+    }
+
+    /// See [`Checker::allow_redelivered`].
+    pub fn allow_redelivered(mut self) -> Self {
+        self.checker.allow_redelivered();
+        self
     }
 
     /// Reads once; answers the number of deliveries that were complete by then.
     fn receive(&mut self, mut on_stamp: impl FnMut(u64)) -> Result<u64> {
-        let count = match self.stream.read(&mut self.buffer[self.filled..]) {
-            Ok(0) => return Err(Error::Server("hung up on a consumer".into())),
-            Ok(count) => count,
-            Err(error) if is_timeout(error.kind()) => return Ok(0),
-            Err(error) => return Err(error).context("read deliveries"),
-        };
-        self.filled += count;
+        if !std::mem::take(&mut self.unseen) {
+            match self.stream.read(&mut self.buffer[self.filled..]) {
+                Ok(0) => return Err(Error::Server("hung up on a consumer".into())),
+                Ok(count) => self.filled += count,
+                Err(error) if is_timeout(error.kind()) => return Ok(0),
+                Err(error) => return Err(error).context("read deliveries"),
+            }
+        }
         let mut deliveries = 0;
         let mut last_tag = 0;
         let mut at = 0;
@@ -144,7 +151,8 @@ impl Receiver {
 pub struct Receivers {
     list: Vec<Receiver>,
     /// Tells which of many has something; one alone is simply read.
-    ready: Option<OwnedFd>,
+    ready: Option<Readiness>,
+    cut_off: bool,
 }
 
 impl Receivers {
@@ -153,13 +161,36 @@ impl Receivers {
     pub fn new(list: Vec<Receiver>) -> Result<Self> {
         let ready = match list.len() {
             1 => None,
-            _ => Some(watch(&list)?),
+            _ => Some(Readiness::watch(list.iter().map(|one| &one.stream))?),
         };
-        Ok(Self { list, ready })
+        Ok(Self {
+            list,
+            ready,
+            cut_off: false,
+        })
     }
 
-    pub fn list(&self) -> &[Receiver] {
-        &self.list
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// What has not come yet is not waited for any longer: the server is slow.
+    pub fn cut_off(&mut self) {
+        self.cut_off = true;
+    }
+
+    /// # Errors
+    /// When anything but exactly what was `sent` came, in order: a number for each connection.
+    /// After [`cut_off`](Self::cut_off) the last messages may be missing.
+    pub fn finish(&self, sent: impl IntoIterator<Item = u64>) -> Result<()> {
+        for (receiver, sent) in self.list.iter().zip(sent) {
+            if self.cut_off {
+                receiver.checker.finish_early(sent)?;
+            } else {
+                receiver.checker.finish(sent)?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits a moment for deliveries and reads once from each connection that has some. Answers
@@ -168,32 +199,12 @@ impl Receivers {
         let Some(ready) = &self.ready else {
             return self.list[0].receive(on_stamp);
         };
-        let timeout = Timespec {
-            tv_sec: 0,
-            tv_nsec: i64::from(PATIENCE.subsec_nanos()),
-        };
-        let mut events = Vec::with_capacity(self.list.len());
-        match epoll::wait(ready, spare_capacity(&mut events), Some(&timeout)) {
-            Ok(_count) => {}
-            Err(rustix::io::Errno::INTR) => return Ok(0),
-            Err(error) => return Err(error).context("wait for deliveries"),
-        }
         let mut deliveries = 0;
-        for event in &events {
-            let index = event.data.u64() as usize; // ours, see watch()
+        for index in ready.wait(PATIENCE)? {
             deliveries += self.list[index].receive(&mut on_stamp)?;
         }
         Ok(deliveries)
     }
-}
-
-fn watch(list: &[Receiver]) -> Result<OwnedFd> {
-    let ready = epoll::create(epoll::CreateFlags::CLOEXEC).context("create an epoll instance")?;
-    for (index, receiver) in (0..).zip(list) {
-        let data = EventData::new_u64(index);
-        epoll::add(&ready, &receiver.stream, data, EventFlags::IN).context("watch a socket")?;
-    }
-    Ok(ready)
 }
 
 /// What a read answers when its timeout has passed.

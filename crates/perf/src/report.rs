@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use crate::{
     broker::Kind,
     measure::{Measures, Metric},
-    scenario::{Against, Bound, Scenario, Target},
+    scenario::{Against, Entry, Scenario, Target},
+    storage::Storage,
+    verdict::Verdict,
 };
 
 /// Everything measured so far.
@@ -19,74 +21,24 @@ pub struct Report {
 /// One scenario on one server.
 struct Outcome {
     scenario: &'static Scenario,
-    broker: Kind,
+    entry: Entry,
     runs: Vec<Measures>,
     median: Measures,
     /// Runs that failed: a broker that fails has no figure to be proud of, so this is shown first.
     errors: Vec<String>,
 }
 
-/// Whether a target is reached.
-#[derive(Debug, PartialEq)]
-pub struct Verdict {
-    /// The figure, or its ratio to what it is compared with.
-    pub value: f64,
-    pub met: bool,
-}
-
-impl Target {
-    /// `None`: one of the figures was not measured.
-    pub fn judge(&self, own: Option<f64>, other: Option<f64>) -> Option<Verdict> {
-        let value = match self.against {
-            Against::Itself => own?,
-            Against::Relay | Against::RabbitMq | Against::Scenario(_) => {
-                let other = other?;
-                if other <= 0.0 {
-                    return None;
-                }
-                own? / other
-            }
-        };
-        let met = match self.bound {
-            Bound::AtLeast(bound) => value >= bound,
-            Bound::AtMost(bound) => value <= bound,
-        };
-        Some(Verdict { value, met })
-    }
-
-    /// The target in words, and the value in its unit.
-    fn describe(&self, value: Option<f64>) -> String {
-        let show = |value: f64| match self.against {
-            Against::Itself => self.metric.format(value),
-            _ => format!("{value:.2}"),
-        };
-        let (word, bound) = match self.bound {
-            Bound::AtLeast(bound) => ("at least", bound),
-            Bound::AtMost(bound) => ("at most", bound),
-        };
-        let against = match self.against {
-            Against::Itself => String::new(),
-            Against::Relay => " x the relay's".into(),
-            Against::RabbitMq => " x RabbitMQ's".into(),
-            Against::Scenario(name) => format!(" x {name}'s"),
-        };
-        let value = value.map_or_else(|| "not measured".into(), show);
-        let heading = self.metric.heading();
-        format!("{heading}: {value}{against} ({word} {})", show(bound))
-    }
-}
-
 impl Report {
     pub fn add(
         &mut self,
         scenario: &'static Scenario,
-        broker: Kind,
+        entry: Entry,
         runs: Vec<Measures>,
         errors: Vec<String>,
     ) {
         self.results.push(Outcome {
             scenario,
-            broker,
+            entry,
             median: Measures::median(&runs),
             runs,
             errors,
@@ -113,7 +65,7 @@ impl Report {
         }
         for row in rows {
             for error in &row.errors {
-                let _ = writeln!(out, "  {:<9} FAILED  {error}", row.broker.name());
+                let _ = writeln!(out, "  {:<15} FAILED  {error}", scenario.label(row.entry));
             }
             if row.runs.is_empty() {
                 continue;
@@ -122,7 +74,7 @@ impl Report {
                 let value = row.median.get(metric);
                 value.map_or_else(String::new, |value| metric.format(value))
             });
-            line(&mut out, row.broker.name(), cells);
+            line(&mut out, &scenario.label(row.entry), cells);
         }
         for (target, verdict) in self.verdicts(scenario) {
             let word = match &verdict {
@@ -131,7 +83,7 @@ impl Report {
                 Some(_) => "BELOW",
             };
             let text = target.describe(verdict.map(|verdict| verdict.value));
-            let _ = writeln!(out, "  {word:<9} {text}");
+            let _ = writeln!(out, "  {word:<15} {text}");
         }
         out
     }
@@ -172,7 +124,7 @@ impl Report {
                             "runs": runs,
                             "errors": row.errors,
                         });
-                        (row.broker.name().to_owned(), value)
+                        (scenario.label(row.entry), value)
                     })
                     .collect();
                 let targets: Vec<Value> = self
@@ -218,29 +170,42 @@ impl Report {
         &self,
         scenario: &'static Scenario,
     ) -> impl Iterator<Item = (&'static Target, Option<Verdict>)> {
-        scenario.targets.iter().map(|target| {
+        scenario.targets.iter().map(move |target| {
             let metric = target.metric;
-            let own = self.figure(scenario.name, Kind::Leveret, metric);
+            let main = scenario.storage();
+            let figure = |broker, storage| self.figure(scenario, broker, storage, metric);
+            let elsewhere = |name, metric| {
+                let other = Scenario::find(name)?;
+                self.figure(other, Kind::Leveret, other.storage(), metric)
+            };
+            let own = figure(Kind::Leveret, main);
             let other = match target.against {
                 Against::Itself => None,
-                Against::Relay => self.figure(scenario.name, Kind::Relay, metric),
-                Against::RabbitMq => self.figure(scenario.name, Kind::RabbitMq, metric),
-                Against::Scenario(name) => self.figure(name, Kind::Leveret, metric),
+                Against::Relay => figure(Kind::Relay, main),
+                Against::RabbitMq => figure(Kind::RabbitMq, main),
+                Against::Memory => figure(Kind::Leveret, Storage::Memory),
+                Against::Scenario(name) => elsewhere(name, metric),
+                Against::RateOf(name) => elsewhere(name, Metric::Rate),
             };
             (target, target.judge(own, other))
         })
     }
 
-    fn figure(&self, scenario: &str, broker: Kind, metric: Metric) -> Option<f64> {
-        let mut results = self.results.iter();
-        let outcome =
-            results.find(|result| result.scenario.name == scenario && result.broker == broker)?;
+    fn figure(
+        &self,
+        scenario: &'static Scenario,
+        broker: Kind,
+        storage: Storage,
+        metric: Metric,
+    ) -> Option<f64> {
+        let entry = Entry { broker, storage };
+        let outcome = self.of(scenario).find(|outcome| outcome.entry == entry)?;
         outcome.median.get(metric)
     }
 }
 
 fn line(out: &mut String, name: &str, cells: impl Iterator<Item = String>) {
-    let _ = write!(out, "  {name:<9}");
+    let _ = write!(out, "  {name:<15}");
     for cell in cells {
         let _ = write!(out, " {cell:>9}");
     }
@@ -259,45 +224,6 @@ fn measures(measures: &Measures) -> Value {
 mod tests {
     use super::*;
 
-    const FASTER: Target = Target {
-        metric: Metric::Rate,
-        bound: Bound::AtLeast(0.3),
-        against: Against::Relay,
-    };
-    const SMALL: Target = Target {
-        metric: Metric::CpuMicros,
-        bound: Bound::AtMost(0.5),
-        against: Against::Itself,
-    };
-
-    #[test]
-    fn judging_targets() {
-        let verdict = |value, met| Some(Verdict { value, met });
-        #[rustfmt::skip]
-        let table = [
-            // target  own         other       verdict               why this row is here
-            (FASTER,   Some(3.0),  Some(10.0), verdict(0.3, true),   "on the mark is reached"),
-            (FASTER,   Some(2.9),  Some(10.0), verdict(0.29, false), "just below"),
-            (FASTER,   Some(3.0),  None,       None,                 "no relay: not measured"),
-            (FASTER,   None,       Some(10.0), None,                 "no figure of our own"),
-            (FASTER,   Some(3.0),  Some(0.0),  None,                 "no division by zero"),
-            (SMALL,    Some(0.4),  None,       verdict(0.4, true),   "itself needs no other"),
-            (SMALL,    Some(0.6),  None,       verdict(0.6, false),  "too much"),
-        ];
-        for (target, own, other, expected, why) in table {
-            assert_eq!(target.judge(own, other), expected, "{why}");
-        }
-    }
-
-    #[test]
-    fn targets_in_words() {
-        assert_eq!(
-            FASTER.describe(Some(0.345)),
-            "per s: 0.34 x the relay's (at least 0.30)"
-        );
-        assert_eq!(SMALL.describe(None), "cpu us: not measured (at most 0.500)");
-    }
-
     fn report(leveret: f64, errors: Vec<String>) -> (Report, &'static Scenario) {
         let scenario = Scenario::find("fanout-5").unwrap();
         let run = |rate| {
@@ -306,8 +232,12 @@ mod tests {
             run
         };
         let mut report = Report::default();
-        report.add(scenario, Kind::Leveret, vec![run(leveret)], errors);
-        report.add(scenario, Kind::Relay, vec![run(1_000.0)], Vec::new());
+        let entry = |broker| Entry {
+            broker,
+            storage: Storage::Memory,
+        };
+        report.add(scenario, entry(Kind::Leveret), vec![run(leveret)], errors);
+        report.add(scenario, entry(Kind::Relay), vec![run(1_000.0)], Vec::new());
         (report, scenario)
     }
 
@@ -316,7 +246,7 @@ mod tests {
         let (good, scenario) = report(400.0, Vec::new());
         let text = good.section(scenario);
         assert!(
-            text.contains("ok        per s: 0.40 x the relay's"),
+            text.contains("ok              per s: 0.40 x the relay's"),
             "{text}"
         );
         assert!(
@@ -327,7 +257,7 @@ mod tests {
         let (poor, scenario) = report(200.0, Vec::new());
         let text = poor.section(scenario);
         assert!(
-            text.contains("BELOW     per s: 0.20 x the relay's"),
+            text.contains("BELOW           per s: 0.20 x the relay's"),
             "{text}"
         );
         assert!(!poor.has_errors(), "slow is not wrong");
@@ -338,8 +268,68 @@ mod tests {
         let (report, scenario) = report(400.0, vec!["WRONG: 1 lost".into()]);
         assert!(report.has_errors());
         let text = report.section(scenario);
-        assert!(text.contains("leveret   FAILED  WRONG: 1 lost"), "{text}");
+        assert!(
+            text.contains("leveret         FAILED  WRONG: 1 lost"),
+            "{text}"
+        );
         assert!(report.table().contains("SOME RUNS FAILED"));
+    }
+
+    #[test]
+    fn durable_rows_are_compared_with_the_right_ones() {
+        let mut report = Report::default();
+        let mut add = |name, broker, storage, metric, value| {
+            let mut run = Measures::default();
+            run.set(metric, value);
+            let scenario = Scenario::find(name).unwrap();
+            report.add(scenario, Entry { broker, storage }, vec![run], Vec::new());
+        };
+        add(
+            "durable-100",
+            Kind::Leveret,
+            Storage::Disk,
+            Metric::Rate,
+            100e3,
+        );
+        add(
+            "durable-100",
+            Kind::Leveret,
+            Storage::Memory,
+            Metric::Rate,
+            200e3,
+        );
+        add(
+            "durable-100",
+            Kind::RabbitMq,
+            Storage::Disk,
+            Metric::Rate,
+            10e3,
+        );
+        add(
+            "durable-100",
+            Kind::RabbitMq,
+            Storage::Quorum,
+            Metric::Rate,
+            50e3,
+        );
+        add(
+            "durable-fill-drain",
+            Kind::Leveret,
+            Storage::Disk,
+            Metric::FillRate,
+            60e3,
+        );
+        let text = report.table();
+        for expected in [
+            "ok              per s: 10.00 x RabbitMQ's (at least 8.00)",
+            "ok              per s: 0.50 x its own in memory (at least 0.35)",
+            "ok              fill/s: 0.60 x the rate of durable-100 (at least 0.50)",
+            "-               drain/s: not measured x the rate of durable-100",
+            "-               disk each: not measured (at most 190)",
+            "rabbitmq quorum",
+        ] {
+            assert!(text.contains(expected), "{expected} in\n{text}");
+        }
     }
 
     #[test]

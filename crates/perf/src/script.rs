@@ -14,6 +14,9 @@ use crate::{Error, Result, client::CHANNEL};
 /// processor's cache. A larger message goes alone.
 pub const WRITE_BYTES: usize = 64 << 10;
 
+/// The delivery mode of messages that survive their server (AMQP 0-9-1, class `basic`).
+const PERSISTENT: u8 = 2;
+
 /// Smallest body: its number and its stamp.
 pub const BODY_BYTES_MIN: usize = 16;
 
@@ -24,6 +27,8 @@ pub struct Template {
     pub routing_key: String,
     pub headers: FieldTable,
     pub body_size: usize,
+    /// Delivery mode 2: to be kept on disk by a durable queue.
+    pub persistent: bool,
 }
 
 impl Template {
@@ -46,6 +51,7 @@ impl Template {
         };
         // No delivery mode: transient, for all brokers.
         let properties = Properties {
+            delivery_mode: self.persistent.then_some(PERSISTENT),
             headers: (!self.headers.is_empty()).then(|| self.headers.clone()),
             ..Properties::default()
         };
@@ -60,6 +66,7 @@ impl Template {
 }
 
 /// Messages of one publisher, sent over and over in this order.
+#[derive(Clone)]
 pub struct Script {
     bytes: Vec<u8>,
     messages: Vec<Place>,
@@ -74,7 +81,7 @@ pub struct Batch<'a> {
     pub count: u64,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Place {
     body: usize,
     end: usize,

@@ -13,12 +13,17 @@ use std::{
 use leveret_codec::{FRAME_METHOD, Method, split_frame};
 use leveret_perf::{
     Error,
+    client::Client,
     latency::{Latency, Noise},
     layout::Shape,
     measure::{Measures, Metric, Timing},
+    pace::Pace,
     process::Watched,
+    producer::{Producers, Publishing},
     receiver::Acks,
     relay,
+    script::{Script, Template},
+    storage::Storage,
     throughput::{self, Load},
     url::Url,
     {connections, latency},
@@ -27,6 +32,7 @@ use leveret_perf::{
 const TIMING: Timing = Timing {
     warm_up: Duration::from_millis(20),
     measured: Duration::from_millis(100),
+    drain: Duration::from_millis(300),
     patience: Duration::from_millis(300),
 };
 
@@ -52,16 +58,17 @@ fn url(address: SocketAddr) -> Url {
 }
 
 fn load(shape: Shape) -> Load {
-    Load {
-        shape,
-        body_size: 16,
-        acks: Acks::Auto,
-        confirm_window: None,
-    }
+    Load::new(shape, 16, Acks::Auto)
 }
 
 fn run(address: SocketAddr, load: &Load) -> Result<Measures, Error> {
-    throughput::run(&url(address), Watched(None), load, TIMING)
+    throughput::run(
+        &url(address),
+        Watched::default(),
+        load,
+        Storage::Memory,
+        TIMING,
+    )
 }
 
 #[test]
@@ -94,13 +101,66 @@ fn bodies_acks_and_confirms_get_through() {
     for body_size in [16, 1_024, 65_536] {
         for confirm_window in [None, Some(100)] {
             let load = Load {
-                shape: Shape::Queue,
-                body_size,
-                acks: Acks::Manual { prefetch: 100 },
                 confirm_window,
+                ..Load::new(Shape::Queue, body_size, Acks::Manual { prefetch: 100 })
             };
             run(address, &load).unwrap_or_else(|e| panic!("{load:?}: {e}"));
         }
+    }
+}
+
+#[test]
+fn many_queues_with_confirms_and_consumers_that_stay_behind_get_through() {
+    let address = start_relay();
+    let acks = Acks::Manual { prefetch: 100 };
+    let queues = Load {
+        confirm_window: Some(10),
+        ..Load::new(Shape::Queues(10), 16, acks)
+    };
+    let behind = Load {
+        behind: 200,
+        confirm_window: Some(100),
+        ..Load::new(Shape::Queue, 16, acks)
+    };
+    for load in [queues, behind] {
+        let measures = run(address, &load).unwrap_or_else(|e| panic!("{load:?}: {e}"));
+        assert_eq!(measures.get(Metric::Left), None, "all of it arrived");
+    }
+}
+
+#[test]
+fn producers_that_wait_for_each_confirm_know_how_long_it_took() {
+    const TOTAL: u64 = 1_000;
+    let url = url(start_relay());
+    let template = Template {
+        routing_key: "nobody".into(),
+        body_size: 16,
+        ..Template::default()
+    };
+    let script = Script::new(&[template], 0).unwrap();
+    for (producers, window) in [(1, 1), (7, 1), (7, 10)] {
+        let streams = (0..producers).map(|_| {
+            let mut client = Client::connect(&url).unwrap();
+            client.confirm_select().unwrap();
+            client.into_stream().unwrap()
+        });
+        let publishing = Publishing {
+            window,
+            copies: 1,
+            confirms_count: true,
+        };
+        let scripts = vec![script.clone(); producers];
+        let mut producers = Producers::new(streams.collect(), scripts, publishing).unwrap();
+        let pace = Pace::with_total(16, 1, TOTAL);
+        let timing = Timing {
+            warm_up: Duration::ZERO,
+            ..TIMING
+        };
+        producers.publish(&pace, timing).unwrap();
+        assert_eq!(producers.sent().sum::<u64>(), TOTAL);
+        assert_eq!((producers.unconfirmed(), pace.received()), (0, TOTAL));
+        let timed = producers.latency().map(|nanos| nanos.len());
+        assert_eq!(timed, (window == 1).then_some(TOTAL), "window {window}");
     }
 }
 
@@ -116,7 +176,7 @@ fn latency_is_recorded_beside_noise() {
             body_size: 100,
         }),
     };
-    let measures = latency::run(&url(address), Watched(None), &latency, TIMING).unwrap();
+    let measures = latency::run(&url(address), Watched::default(), &latency, TIMING).unwrap();
     let figure = |metric| measures.get(metric).unwrap();
     assert!(figure(Metric::P50) > 0.0);
     assert!(figure(Metric::P50) <= figure(Metric::P99));
@@ -126,7 +186,10 @@ fn latency_is_recorded_beside_noise() {
 #[test]
 fn connections_come_and_go() {
     let address = start_relay();
-    let own = Watched(Some(std::process::id()));
+    let own = Watched {
+        pid: Some(std::process::id()),
+        metrics: None,
+    };
     connections::cycles(&url(address), own, TIMING).unwrap();
     connections::idle(&url(address), own, 20, TIMING).unwrap();
 }

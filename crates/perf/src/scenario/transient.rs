@@ -1,110 +1,13 @@
-//! THE TABLE: what is measured, and what Leveret has to reach.
-//!
-//! To add a scenario, add a row to [`SCENARIOS`] and to `docs/benchmarking.md`; a test compares.
+//! Scenarios with transient queues and messages, or without any.
 
+use super::{Against, Kind, Scenario, at_least, at_most};
 use crate::{
-    Result, connections,
-    latency::{self, Latency, Noise},
+    latency::{Latency, Noise},
     layout::Shape,
-    measure::{Measures, Metric, Timing},
-    memory,
-    process::Watched,
+    measure::Metric,
     receiver::Acks,
-    throughput::{self, Load},
-    url::Url,
+    throughput::Load,
 };
-
-pub struct Scenario {
-    pub name: &'static str,
-    pub about: &'static str,
-    pub kind: Kind,
-    pub targets: &'static [Target],
-}
-
-pub enum Kind {
-    Throughput(Load),
-    Latency(Latency),
-    Cycles,
-    IdleConnections { count: usize },
-    IdleBroker,
-    Ready { count: u64, body_size: usize },
-}
-
-/// What a figure of Leveret's has to be.
-#[derive(Clone, Copy, Debug)]
-pub struct Target {
-    pub metric: Metric,
-    pub bound: Bound,
-    pub against: Against,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub enum Bound {
-    AtLeast(f64),
-    AtMost(f64),
-}
-
-/// What the bound is a multiple of.
-#[derive(Clone, Copy, Debug)]
-pub enum Against {
-    /// Nothing: the bound is the figure itself.
-    Itself,
-    /// The same figure of the relay.
-    Relay,
-    /// The same figure of RabbitMQ.
-    RabbitMq,
-    /// Leveret's own figure in another scenario.
-    Scenario(&'static str),
-}
-
-/// Sizes of what is measured, for a run in full or a quick look.
-#[derive(Clone, Copy, Debug)]
-pub struct Scale {
-    pub timing: Timing,
-    /// Counts of connections and messages held are divided by this.
-    pub divide_by: u32,
-}
-
-impl Scenario {
-    pub fn find(name: &str) -> Option<&'static Self> {
-        SCENARIOS.iter().find(|scenario| scenario.name == name)
-    }
-
-    /// One run.
-    ///
-    /// # Errors
-    /// Whatever makes the figure worthless.
-    pub fn run(&self, url: &Url, server: Watched, scale: Scale) -> Result<Measures> {
-        let timing = scale.timing;
-        match &self.kind {
-            Kind::Throughput(load) => throughput::run(url, server, load, timing),
-            Kind::Latency(latency) => latency::run(url, server, latency, timing),
-            Kind::Cycles => connections::cycles(url, server, timing),
-            Kind::IdleConnections { count } => {
-                let count = count / scale.divide_by as usize;
-                connections::idle(url, server, count, timing)
-            }
-            Kind::IdleBroker => memory::idle(url, server, timing),
-            Kind::Ready { count, body_size } => {
-                let count = count / u64::from(scale.divide_by);
-                memory::ready(url, server, count, *body_size, timing)
-            }
-        }
-    }
-
-    /// Whether it is about memory: then the server must be a new one, and one run is enough.
-    pub fn is_about_memory(&self) -> bool {
-        matches!(
-            self.kind,
-            Kind::IdleConnections { .. } | Kind::IdleBroker | Kind::Ready { .. }
-        )
-    }
-
-    /// Whether the relay, which stores nothing, can take part.
-    pub fn suits_relay(&self) -> bool {
-        !matches!(self.kind, Kind::Ready { .. })
-    }
-}
 
 const PREFETCH: Acks = Acks::Manual { prefetch: 1_000 };
 
@@ -133,10 +36,8 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "confirms-100",
         about: "the same with publisher confirms, window 1,000",
         kind: Kind::Throughput(Load {
-            shape: Shape::Queue,
-            body_size: 100,
-            acks: PREFETCH,
             confirm_window: Some(1_000),
+            ..Load::new(Shape::Queue, 100, PREFETCH)
         }),
         targets: &[at_least(Metric::Rate, 0.85, Against::Scenario("acks-100"))],
     },
@@ -269,12 +170,7 @@ const KIB: f64 = 1_024.0;
 const MIB: f64 = 1_024.0 * KIB;
 
 const fn load(shape: Shape, body_size: usize, acks: Acks) -> Kind {
-    Kind::Throughput(Load {
-        shape,
-        body_size,
-        acks,
-        confirm_window: None,
-    })
+    Kind::Throughput(Load::new(shape, body_size, acks))
 }
 
 const fn topic(bindings: u32, keys: u32, rebind: bool) -> Kind {
@@ -284,49 +180,4 @@ const fn topic(bindings: u32, keys: u32, rebind: bool) -> Kind {
         rebind,
     };
     load(shape, 16, Acks::Auto)
-}
-
-const fn at_least(metric: Metric, bound: f64, against: Against) -> Target {
-    Target {
-        metric,
-        bound: Bound::AtLeast(bound),
-        against,
-    }
-}
-
-const fn at_most(metric: Metric, bound: f64, against: Against) -> Target {
-    Target {
-        metric,
-        bound: Bound::AtMost(bound),
-        against,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    #[test]
-    fn names_are_unique_and_targets_refer_to_scenarios_before_them() {
-        let mut names = BTreeSet::new();
-        for scenario in SCENARIOS {
-            for target in scenario.targets {
-                if let Against::Scenario(other) = target.against {
-                    assert!(names.contains(other), "{} needs {other}", scenario.name);
-                }
-            }
-            assert!(names.insert(scenario.name), "{} twice", scenario.name);
-        }
-    }
-
-    #[test]
-    fn every_scenario_is_documented() {
-        let document = include_str!("../../../docs/benchmarking.md");
-        for scenario in SCENARIOS {
-            let row = format!("| `{}` |", scenario.name);
-            assert!(document.contains(&row), "{} is not", scenario.name);
-        }
-    }
 }

@@ -1,0 +1,167 @@
+//! A queue that grows while nobody consumes it, outlives a restart of its server, and is emptied.
+
+use std::{thread, time::Duration};
+
+use crate::{
+    Error, Result,
+    layout::{Layout, Shape},
+    measure::{Measures, Metric, Timing},
+    pace::Pace,
+    producer::{Producers, Publishing},
+    receiver::{Acks, Receiver, Receivers, Stamps},
+    scenario::Server,
+    storage::Storage,
+    throughput::{consume, consumer, join, publisher, stop_on_error},
+    watch::{self, Counted},
+};
+
+/// How many times as long as other measurements filling may take, and draining.
+const LONGEST: u32 = 10;
+
+/// Memory that a broker may use before its messages are looked at: program, buffers, caches.
+const RSS_WITHOUT_MESSAGES: u64 = 64 << 20;
+
+/// What is put into the queue and taken out again.
+#[derive(Clone, Copy, Debug)]
+pub struct FillDrain {
+    /// Messages, if there is time for so many.
+    pub count: u64,
+    pub body_size: usize,
+    pub confirm_window: u64,
+    pub acks: Acks,
+}
+
+/// One run against one server. A server that is not ours is not restarted, nor is one that keeps
+/// messages in memory.
+///
+/// # Errors
+/// When the server refuses or fails, or a confirmed message is lost, duplicated, reordered or
+/// altered.
+pub fn run(
+    server: &mut Server<'_>,
+    plan: &FillDrain,
+    storage: Storage,
+    timing: Timing,
+) -> Result<Measures> {
+    let mut layout = Layout::declare(&server.url, Shape::Queue, plan.body_size, storage)?;
+    let counted = Counted {
+        body_size: plan.body_size,
+        stored: storage.is_durable(),
+    };
+    let (mut measures, sent) = fill(server, plan, &mut layout, counted, timing)?;
+    layout.wait_until_ready(sent)?;
+    thread::sleep(timing.settle());
+    if let Some(rss) = server.watched.rss() {
+        measures.set(Metric::Rss, rss as f64);
+        let each = rss.saturating_sub(RSS_WITHOUT_MESSAGES) as f64 / sent as f64;
+        measures.set(Metric::RssEach, each);
+    }
+    layout.disconnect()?; // a server may wait for its clients before it ends
+    if storage.is_durable()
+        && let Some(took) = server.restart()?
+    {
+        measures.set(Metric::Restart, took.as_secs_f64() * 1e3);
+        layout
+            .wait_until_ready(sent)
+            .map_err(|error| Error::Wrong(format!("after the restart: {error}")))?;
+    }
+    drain(server, plan, &layout, counted, sent, timing)?
+        .iter()
+        .for_each(|(metric, value)| measures.set(metric, value));
+    layout.remove()?;
+    Ok(measures)
+}
+
+/// Publishes without a consumer; answers also how many messages were confirmed.
+fn fill(
+    server: &Server<'_>,
+    plan: &FillDrain,
+    layout: &mut Layout,
+    counted: Counted,
+    timing: Timing,
+) -> Result<(Measures, u64)> {
+    let publishing = Publishing {
+        window: plan.confirm_window,
+        copies: 1,
+        confirms_count: true,
+    };
+    let streams = vec![publisher(&server.url, true)?];
+    let scripts = std::mem::take(&mut layout.scripts);
+    let mut producers = Producers::new(streams, scripts, publishing)?;
+    let pace = &Pace::with_total(plan.body_size, 1, plan.count);
+    let timing = Timing {
+        drain: timing.patience, // all must be confirmed, or there is nothing to compare with
+        ..timing
+    };
+    let measured = thread::scope(|scope| {
+        let publish = scope.spawn(|| {
+            let result = producers.publish(pace, timing);
+            pace.finish();
+            stop_on_error(pace, result)
+        });
+        let longest = longest(timing);
+        let done = || pace.is_finished();
+        let measured = watch::measure_until(server.watched, pace, counted, longest, done);
+        pace.stop();
+        join(publish)?;
+        measured
+    })?;
+    if producers.unconfirmed() > 0 {
+        let text = format!(
+            "{} publishes not confirmed in time",
+            producers.unconfirmed()
+        );
+        return Err(Error::Wrong(text));
+    }
+    let mut measures = measured;
+    if let Some(rate) = measures.take(Metric::Rate) {
+        measures.set(Metric::FillRate, rate);
+    }
+    Ok((measures, producers.sent().sum()))
+}
+
+/// Takes everything out again.
+fn drain(
+    server: &Server<'_>,
+    plan: &FillDrain,
+    layout: &Layout,
+    counted: Counted,
+    sent: u64,
+    timing: Timing,
+) -> Result<Measures> {
+    let pace = &Pace::new(plan.body_size, 1);
+    pace.add_sent(sent);
+    pace.finish();
+    let (stream, received) = consumer(&server.url, &layout.queues[0], plan.acks)?.into_parts();
+    let stamps = Stamps::Always(0);
+    let receiver = Receiver::new(stream, plan.body_size, plan.acks, stamps)?
+        .with_received(&received)
+        .allow_redelivered();
+    let mut receivers = Receivers::new(vec![receiver])?;
+    let measured = thread::scope(|scope| {
+        let consume = scope.spawn(|| {
+            let consumed = consume(&mut receivers, pace, timing, 0, |_stamp| ());
+            stop_on_error(pace, consumed)
+        });
+        let longest = longest(timing);
+        let done = || pace.is_complete();
+        let measured = watch::measure_until(server.watched, pace, counted, longest, done);
+        pace.stop();
+        join(consume)?;
+        measured
+    })?;
+    receivers.finish([sent])?;
+    let mut measures = Measures::default();
+    if let Some(rate) = measured.get(Metric::Rate) {
+        measures.set(Metric::DrainRate, rate);
+    }
+    let left = sent.saturating_sub(pace.received());
+    if left > 0 {
+        measures.set(Metric::Left, left as f64);
+    }
+    Ok(measures)
+}
+
+fn longest(timing: Timing) -> Duration {
+    timing.measured * LONGEST
+}
