@@ -18,11 +18,8 @@ use crate::{
     receiver::is_timeout,
     scan::{self, Step},
     script::Script,
-    throughput::WRITE_TIMEOUT,
+    throughput::{End, WRITE_TIMEOUT, over},
 };
-
-/// How long the server may take to confirm anything.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a read waits before we look whether to stop.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -117,12 +114,14 @@ impl Producers {
         while self.unconfirmed() > 0 {
             if self.read(pace, timing.warm_up)? {
                 last_confirm = Instant::now();
-            } else if last_confirm.elapsed() > CONFIRM_TIMEOUT {
-                let text = format!("{} publishes never confirmed", self.unconfirmed());
-                return Err(Error::Wrong(text));
             }
-            if pace.stopped_for().is_some_and(|time| time > timing.drain) {
-                break;
+            match over(last_confirm.elapsed(), pace.stopped_for(), timing) {
+                None => {}
+                Some(End::TooSlow) => break,
+                Some(End::Silence) => {
+                    let text = format!("{} publishes never confirmed", self.unconfirmed());
+                    return Err(Error::Wrong(text));
+                }
             }
         }
         Ok(())

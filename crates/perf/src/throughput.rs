@@ -274,15 +274,20 @@ pub(crate) fn consume(
     }
 }
 
+/// Why what has not come is not waited for any longer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum End {
+pub(crate) enum End {
     Silence,
     TooSlow,
 }
 
-/// Whether to go on waiting for what has not come: a server that is slow is not one that loses
+/// Whether to go on waiting for deliveries or confirms that have not come: a server that is slow is not one that loses
 /// messages, and has only so much time.
-fn over(silent_for: Duration, stopped_for: Option<Duration>, timing: Timing) -> Option<End> {
+pub(crate) fn over(
+    silent_for: Duration,
+    stopped_for: Option<Duration>,
+    timing: Timing,
+) -> Option<End> {
     if silent_for > timing.patience {
         return Some(End::Silence);
     }

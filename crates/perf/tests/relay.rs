@@ -195,7 +195,7 @@ fn connections_come_and_go() {
 }
 
 /// What the wire does to one delivery.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Fault {
     Drop,
     Repeat,
@@ -204,21 +204,28 @@ enum Fault {
     /// Its body changes.
     Alter,
     HangUp,
+    /// Confirms do not come through.
+    Unconfirmed,
 }
 
 #[test]
 fn faults_fail_the_run() {
     #[rustfmt::skip]
     let table = [
-        (Fault::Drop,   "1 lost"),
-        (Fault::Repeat, "1 duplicated"),
-        (Fault::Swap,   "1 out of order"),
-        (Fault::Alter,  "altered"),
-        (Fault::HangUp, "hung up on a consumer"),
+        (Fault::Drop,        "1 lost"),
+        (Fault::Repeat,      "1 duplicated"),
+        (Fault::Swap,        "1 out of order"),
+        (Fault::Alter,       "altered"),
+        (Fault::HangUp,      "hung up on a consumer"),
+        (Fault::Unconfirmed, "publishes never confirmed"),
     ];
     for (fault, expected) in table {
         let address = start_faulty_wire(start_relay(), fault);
-        let error = run(address, &load(Shape::Queue)).expect_err(&format!("{fault:?}"));
+        let load = Load {
+            confirm_window: (fault == Fault::Unconfirmed).then_some(100),
+            ..load(Shape::Queue)
+        };
+        let error = run(address, &load).expect_err(&format!("{fault:?}"));
         let text = error.to_string();
         assert!(text.contains(expected), "{fault:?}: {text}");
     }
@@ -251,14 +258,15 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, fault: Fault) {
         received.extend_from_slice(&chunk[..count]);
         let mut out = Vec::new();
         let mut at = 0;
-        while let Some((frames, delivery_tag)) = next_message(&received[at..]) {
+        while let Some((frames, kind)) = next_message(&received[at..]) {
             at += frames.len();
             match fault {
-                _ if delivery_tag != Some(FAULTY_TAG) => {
+                Fault::Unconfirmed if kind == Message::Confirm => {}
+                _ if kind != Message::Delivery(FAULTY_TAG) => {
                     out.extend_from_slice(frames);
                     out.append(&mut swapped);
                 }
-                Fault::Drop => {}
+                Fault::Drop | Fault::Unconfirmed => {}
                 Fault::Repeat => out.extend_from_slice(&frames.repeat(2)),
                 Fault::Swap => swapped = frames.to_vec(),
                 Fault::Alter => {
@@ -280,17 +288,29 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, fault: Fault) {
     }
 }
 
-/// The frames of one delivery with its tag, or one other frame; `None` when more must come first.
-fn next_message(bytes: &[u8]) -> Option<(&[u8], Option<u64>)> {
+#[derive(Debug, Eq, PartialEq)]
+enum Message {
+    /// With its tag.
+    Delivery(u64),
+    Confirm,
+    Other,
+}
+
+/// The frames of one delivery, or one other frame; `None` when more must come first.
+fn next_message(bytes: &[u8]) -> Option<(&[u8], Message)> {
     let (frame, mut len) = split_frame(bytes, 0).unwrap()?;
-    let mut delivery_tag = None;
-    if frame.kind == FRAME_METHOD
-        && let Method::BasicDeliver(deliver) = Method::parse(frame.payload).unwrap()
-    {
-        delivery_tag = Some(deliver.delivery_tag);
-        for _header_and_body in 0..2 {
-            len += split_frame(&bytes[len..], 0).unwrap()?.1;
+    let mut kind = Message::Other;
+    if frame.kind == FRAME_METHOD {
+        match Method::parse(frame.payload).unwrap() {
+            Method::BasicDeliver(deliver) => {
+                kind = Message::Delivery(deliver.delivery_tag);
+                for _header_and_body in 0..2 {
+                    len += split_frame(&bytes[len..], 0).unwrap()?.1;
+                }
+            }
+            Method::BasicAck(_) => kind = Message::Confirm,
+            _ => {}
         }
     }
-    Some((&bytes[..len], delivery_tag))
+    Some((&bytes[..len], kind))
 }
