@@ -28,7 +28,10 @@ impl Vhost {
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
-        let upcoming = queue.index.first_fresh().unwrap_or_else(|| queue.next_seq());
+        let upcoming = queue
+            .index
+            .first_fresh()
+            .unwrap_or_else(|| queue.next_seq());
         if let Some(through) = queue.logged.next_mark(upcoming) {
             let number = queue.logged.number;
             let fact = Fact::MayDeliver {
@@ -177,7 +180,10 @@ impl Vhost {
     /// The broker stops: says how far each queue has delivered, exactly.
     pub(crate) fn retire(&mut self, fx: &mut Effects) {
         for queue in self.queues.values_mut().filter(|queue| queue.durable) {
-            let upcoming = queue.index.first_fresh().unwrap_or_else(|| queue.next_seq());
+            let upcoming = queue
+                .index
+                .first_fresh()
+                .unwrap_or_else(|| queue.next_seq());
             let delivered = Seq(upcoming.0.saturating_sub(1));
             let through = delivered.max(queue.logged.delivered_before);
             if through == queue.logged.may_deliver {

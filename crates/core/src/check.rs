@@ -11,8 +11,9 @@ use crate::connection::{Connection, Slot};
 use crate::consumer::{Consumer, Standing};
 use crate::effect::delivery_cost;
 use crate::exchange::PREDECLARED;
-use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, QueueId};
+use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, QueueId, Seq};
 use crate::queue::Queue;
+use crate::queue::rules::Overflow;
 use crate::vhost::Vhost;
 
 /// Unsettled deliveries, as counted from the channels.
@@ -192,6 +193,20 @@ impl Vhost {
                 Some(id)
             );
         }
+        if let Some(deadlines) = &queue.deadlines {
+            let waiting: BTreeSet<Seq> = queue.index.seqs().collect();
+            assert!(deadlines.waiting().all(|seq| waiting.contains(&seq)));
+            assert!(deadlines.next().is_none() || deadlines.timer.is_some());
+        }
+        assert!(
+            queue.rules.overflow != Overflow::DropHead
+                || !queue
+                    .rules
+                    .is_over(queue.index.len(), queue.index.body_bytes())
+                || queue.is_stalled(),
+            "{} is too long",
+            queue.name
+        );
         for key in &queue.logged.waiting {
             let waits = |channel: &Channel| channel.parked.is_some();
             assert!(self.channels.get(*key).is_none_or(waits));
@@ -275,6 +290,10 @@ impl Vhost {
         assert!(
             self.durable <= self.lsn,
             "nothing is safe before it is recorded"
+        );
+        assert!(
+            self.deaths.is_empty(),
+            "the dead are buried in the same turn"
         );
         assert!(
             self.confirming.is_empty(),

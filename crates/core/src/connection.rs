@@ -19,6 +19,8 @@ pub(crate) struct Connection {
     pub(crate) exclusive: BTreeSet<QueueId>,
     /// It was closed with an error: nothing of it is obeyed any more.
     pub(crate) closing: bool,
+    /// Its socket is closed.
+    pub(crate) gone: bool,
     /// It has published at least once, so a resource alarm concerns it.
     pub(crate) publishes: bool,
     /// An alarm is on, so it should not be read from.
@@ -53,6 +55,7 @@ impl Connection {
             starved: VecDeque::new(),
             exclusive: BTreeSet::new(),
             closing: false,
+            gone: false,
             publishes: false,
             paused: false,
             unread: false,
@@ -114,7 +117,8 @@ impl Connection {
     /// Whether a delivery of this cost still fits its outbox. One of any size fits one that is less
     /// than a quarter full: writers need not report smaller amounts as drained.
     pub(crate) fn has_room(&self, cost: usize, max: usize) -> bool {
-        !self.closing && (self.outbox_bytes <= max / 4 || self.outbox_bytes + cost <= max)
+        !(self.closing || self.gone)
+            && (self.outbox_bytes <= max / 4 || self.outbox_bytes + cost <= max)
     }
 }
 

@@ -4,6 +4,7 @@ use leveret_codec::{BasicCancel, ShortStr};
 
 use crate::channel::unacked::Delivery;
 use crate::consumer::Standing;
+use crate::dead_letter::Reason;
 use crate::effect::{DELIVERY_OVERHEAD_BYTES, Effects, Outbound, delivery_cost};
 use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, QueueId};
 use crate::input::Outcome;
@@ -12,16 +13,48 @@ use crate::queue::index::Entry;
 use crate::record::Fact;
 use crate::vhost::{Vhost, scanned};
 
+/// What a delivery that goes back to its queue says about the message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Counts {
+    /// Nothing: it was given back (RabbitMQ 4.3).
+    AsReturned,
+    /// It was rejected, or its consumer did not survive it.
+    AsFailed,
+}
+
 impl Vhost {
     /// Adds a new message to a queue, and delivers it if a consumer can take it.
     #[inline]
     pub(crate) fn offer(&mut self, id: QueueId, message: Message, fx: &mut Effects) {
-        if let Some(queue) = self.queues.get_mut(id) {
-            self.work += 1;
-            queue.push(message);
-            self.pump(id, fx);
-            self.watch_backlog(id);
+        let Some(queue) = self.queues.get(id) else {
+            return;
+        };
+        self.work += 1;
+        let deadline = self.deadline(queue.rules.ttl_ms, &message);
+        let limited = queue.rules.limits_length();
+        let Some(queue) = self.queues.get_mut(id) else {
+            return;
+        };
+        let seq = queue.push(message);
+        if let Some(due) = deadline {
+            queue.deadlines.get_or_insert_default().set(seq, due);
         }
+        self.pump(id, fx);
+        if deadline.is_some()
+            && self
+                .queues
+                .get(id)
+                .is_some_and(|q| q.index.newest() == Some(seq))
+        {
+            self.await_deadline(id, seq);
+            if self.has_expired(id) {
+                self.expire_messages(id, usize::MAX, fx); // no consumer took it at once
+            }
+        }
+        if limited {
+            self.drop_excess(id, fx);
+        }
+        self.watch_backlog(id);
     }
 
     /// Delivers while there are messages and consumers that can take them.
@@ -29,6 +62,9 @@ impl Vhost {
     /// Bounded by the prefetches and the outboxes. A consumer that cannot take the message whose
     /// turn it is leaves the ring until something changes for it.
     pub(crate) fn pump(&mut self, id: QueueId, fx: &mut Effects) {
+        if self.has_expired(id) {
+            self.expire_messages(id, usize::MAX, fx);
+        }
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
@@ -68,11 +104,23 @@ impl Vhost {
             let Some(mut entry) = queue.index.pop() else {
                 return;
             };
+            if let Some(deadlines) = &mut queue.deadlines {
+                if consumer.no_ack {
+                    deadlines.forget(entry.seq);
+                } else {
+                    deadlines.taken(entry.seq);
+                }
+            }
             queue.ring.rotate();
             connection.outbox_bytes += cost;
             let delivery_tag = channel.next_tag();
             let redelivered = entry.deliveries > 0;
             self.metrics.redelivered += u64::from(redelivered);
+            let failures = if queue.rules.counts_deliveries {
+                entry.failures
+            } else {
+                0
+            };
             let message = if consumer.no_ack {
                 self.metrics.delivered_auto += 1;
                 if queue.keeps(&entry.message) {
@@ -96,6 +144,11 @@ impl Vhost {
                     entry,
                 };
                 channel.unacked.push(delivery_tag, delivery);
+                message
+            };
+            let message = if failures > 0 {
+                message.with_delivery_count(failures)
+            } else {
                 message
             };
             let outbound = Outbound::Deliver {
@@ -126,7 +179,11 @@ impl Vhost {
         };
         if requeue {
             self.metrics.requeued += deliveries.len() as u64;
-            self.requeue(key, deliveries, fx);
+            let counts = match outcome {
+                Outcome::Reject { .. } => Counts::AsFailed,
+                Outcome::Ack | Outcome::Nack { .. } => Counts::AsReturned,
+            };
+            self.requeue(key, deliveries, counts, fx);
         } else {
             for (_, delivery) in deliveries {
                 self.discard(key, delivery, outcome, fx);
@@ -149,14 +206,19 @@ impl Vhost {
         }
         self.work += 1;
         self.release(key, &delivery);
-        if let Some(queue) = self.queues.get(delivery.queue)
-            && queue.keeps(&delivery.entry.message)
-        {
-            let fact = Fact::Settled {
-                queue: queue.logged.number,
-                seq: delivery.entry.seq,
-            };
-            self.record(fact, fx);
+        if let Some(queue) = self.queues.get_mut(delivery.queue) {
+            if let Some(deadlines) = &mut queue.deadlines {
+                deadlines.forget(delivery.entry.seq);
+            }
+            if outcome != Outcome::Ack && queue.rules.dead_letter.is_some() {
+                self.die(delivery.queue, delivery.entry, Reason::Rejected, fx);
+            } else if queue.keeps(&delivery.entry.message) {
+                let fact = Fact::Settled {
+                    queue: queue.logged.number,
+                    seq: delivery.entry.seq,
+                };
+                self.record(fact, fx);
+            }
         }
         self.wake_held(key, fx);
         if let Some(consumer) = delivery.consumer {
@@ -169,17 +231,25 @@ impl Vhost {
         &mut self,
         key: ChannelKey,
         deliveries: Vec<(u64, Delivery)>,
+        counts: Counts,
         fx: &mut Effects,
     ) {
         let mut back: Vec<(QueueId, Entry)> = Vec::new();
         let mut consumers = Vec::new();
-        for (_, delivery) in deliveries {
+        for (_, mut delivery) in deliveries {
             self.work += 2; // it is sorted and merged as well
             self.release(key, &delivery);
             if let Some(consumer) = delivery.consumer
                 && consumers.last() != Some(&consumer)
             {
                 consumers.push(consumer);
+            }
+            if counts == Counts::AsFailed {
+                delivery.entry.failures = delivery.entry.failures.saturating_add(1);
+                if self.has_failed_enough(&delivery) {
+                    self.die_of_failures(delivery, fx);
+                    continue;
+                }
             }
             back.push((delivery.queue, delivery.entry));
         }
@@ -191,6 +261,7 @@ impl Vhost {
             while let Some((_, entry)) = back.next_if(|(queue, _)| *queue == id) {
                 entries.push(entry);
             }
+            self.await_deadlines(id, &entries);
             if let Some(queue) = self.queues.get_mut(id) {
                 match <[Entry; 1]>::try_from(entries) {
                     Ok([entry]) => queue.index.put_back(entry),
@@ -206,6 +277,41 @@ impl Vhost {
         self.wake_held(key, fx);
         for queue in queues {
             self.pump(queue, fx);
+            if self
+                .queues
+                .get(queue)
+                .is_some_and(|q| q.rules.limits_length())
+            {
+                self.drop_excess(queue, fx);
+            }
+        }
+    }
+
+    fn has_failed_enough(&self, delivery: &Delivery) -> bool {
+        let queue = self.queues.get(delivery.queue);
+        let limit = queue.and_then(|queue| queue.rules.delivery_limit);
+        limit.is_some_and(|limit| delivery.entry.failures > limit)
+    }
+
+    fn die_of_failures(&mut self, delivery: Delivery, fx: &mut Effects) {
+        if let Some(queue) = self.queues.get_mut(delivery.queue)
+            && let Some(deadlines) = &mut queue.deadlines
+        {
+            deadlines.forget(delivery.entry.seq);
+        }
+        self.die(delivery.queue, delivery.entry, Reason::DeliveryLimit, fx);
+    }
+
+    /// These wait again.
+    fn await_deadlines(&mut self, id: QueueId, entries: &[Entry]) {
+        if self
+            .queues
+            .get(id)
+            .is_some_and(|queue| queue.deadlines.is_some())
+        {
+            for entry in entries {
+                self.await_deadline(id, entry.seq);
+            }
         }
     }
 

@@ -14,15 +14,18 @@
 //! message" is one comparison, and delivering it one copy.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use leveret_codec::{ContentHeader, Properties};
+use leveret_codec::{ContentHeader, FieldValue, Properties};
 
 /// Octets before the address.
 const HEAD: usize = 10;
 
 /// Delivery mode of messages that survive a restart in a durable queue.
 const PERSISTENT: u8 = 2;
+
+/// Set in the octet of the delivery mode if the header `x-death` is the broker's own.
+const DIED: u8 = 0x80;
 
 /// Bodies up to this many octets are put together in the scratch buffer and copied once more; for
 /// longer ones the block is allocated first and filled in place.
@@ -86,9 +89,44 @@ impl Message {
         sound.then(|| Self(Arc::from(block)))
     }
 
-    /// The same content under other properties (and, if given, another address).
+    /// The same content under other properties.
     #[must_use]
     pub fn with_properties(&self, properties: &Properties) -> Self {
+        self.rebuilt(self.exchange(), self.routing_key(), properties, self.0[8])
+    }
+
+    /// The same content as it goes on when a queue gets rid of it: with this address, and these
+    /// properties, of which `x-death` is the broker's own.
+    #[must_use]
+    pub(crate) fn dead_letter(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        properties: &Properties,
+    ) -> Self {
+        self.rebuilt(exchange, routing_key, properties, self.0[8] | DIED)
+    }
+
+    /// The same with the header `x-delivery-count`: how often its delivery has failed before.
+    pub(crate) fn with_delivery_count(&self, count: u32) -> Self {
+        let mut properties = self.properties();
+        let headers = properties.headers.get_or_insert_default();
+        headers.insert("x-delivery-count", FieldValue::I64(i64::from(count)));
+        self.with_properties(&properties)
+    }
+
+    /// Whether its header `x-death` is the broker's own.
+    pub(crate) fn has_died(&self) -> bool {
+        self.0[8] & DIED != 0
+    }
+
+    fn rebuilt(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        properties: &Properties,
+        delivery_mode: u8,
+    ) -> Self {
         let mut raw = Vec::new();
         let flags = properties.encode(&mut raw);
         let header = ContentHeader {
@@ -97,17 +135,11 @@ impl Message {
             flags,
             raw: &raw,
             summary: leveret_codec::PropertySummary {
-                delivery_mode: self.0[8],
+                delivery_mode,
                 priority: self.0[9],
             },
         };
-        Self::build(
-            &mut Vec::new(),
-            self.exchange(),
-            self.routing_key(),
-            &header,
-            self.body(),
-        )
+        Self::build(&mut Vec::new(), exchange, routing_key, &header, self.body())
     }
 
     /// Name of the exchange it was published to.
@@ -184,13 +216,19 @@ impl Message {
     #[must_use]
     #[inline]
     pub fn is_persistent(&self) -> bool {
-        self.0[8] == PERSISTENT
+        self.0[8] & !DIED == PERSISTENT
     }
 
     /// The priority property; 0 if it was absent.
     #[must_use]
     pub fn priority(&self) -> u8 {
         self.0[9]
+    }
+
+    /// No message: the place of one that is gone.
+    pub(crate) fn empty() -> Self {
+        static EMPTY: LazyLock<Message> = LazyLock::new(|| Message(Arc::from([0; HEAD + 2])));
+        EMPTY.clone()
     }
 
     /// Octets of memory it holds, block head included.

@@ -39,6 +39,11 @@ counters! {
     requeued: "messages_requeued", "Deliveries put back into their queue.";
     discarded: "messages_discarded", "Deliveries rejected without requeue.";
     purged: "messages_purged", "Messages removed by queue.purge or with their queue.";
+    expired: "messages_expired", "Messages whose time ran out in a queue.";
+    overflowed: "messages_overflowed", "Messages dropped or refused because a queue was full.";
+    dead_lettered: "messages_dead_lettered", "Messages passed on to a dead-letter exchange.";
+    dead_letter_cycles: "messages_dead_letter_cycles", "Dead letters that would have gone round for ever.";
+    rejected: "messages_rejected", "Messages refused to publishers in confirm mode (basic.nack).";
     paged_out: "messages_paged_out", "Messages let go from memory, to be read back from the log.";
     paged_in: "messages_paged_in", "Messages read back from the log.";
     replies_dropped: "direct_replies_dropped", "Direct replies dropped because their reader was too slow.";

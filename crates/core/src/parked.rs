@@ -40,21 +40,30 @@ impl Parked {
     }
 }
 
-/// Channels that wait for records, the first to be safe on top.
+/// Channels that wait for records, the first to be safe on top; of those that wait for the same
+/// one, the first to have begun.
 #[derive(Debug, Default)]
-pub(crate) struct AwaitingLog(BinaryHeap<Reverse<(Lsn, ChannelKey)>>);
+pub(crate) struct AwaitingLog {
+    channels: BinaryHeap<Reverse<(Lsn, u64, ChannelKey)>>,
+    begun: u64,
+}
 
 impl AwaitingLog {
     /// Whether the channel is among them.
     pub(crate) fn contains(&self, key: ChannelKey) -> bool {
-        self.0.iter().any(|Reverse((_, k))| *k == key)
+        self.channels.iter().any(|Reverse((.., k))| *k == key)
+    }
+
+    fn push(&mut self, due: Lsn, key: ChannelKey) {
+        self.begun += 1;
+        self.channels.push(Reverse((due, self.begun, key)));
     }
 
     /// A channel whose record is safe now.
     fn pop_due(&mut self, durable: Lsn) -> Option<ChannelKey> {
-        let &Reverse((due, key)) = self.0.peek()?;
+        let &Reverse((due, _, key)) = self.channels.peek()?;
         (due <= durable).then(|| {
-            self.0.pop();
+            self.channels.pop();
             key
         })
     }
@@ -98,7 +107,7 @@ impl Vhost {
 
     /// A parked channel goes on when this record is safe.
     pub(crate) fn parked_until(&mut self, key: ChannelKey, due: Lsn) {
-        self.awaiting_log.0.push(Reverse((due, key)));
+        self.awaiting_log.push(due, key);
     }
 
     /// The command has to wait until a message of the queue can be had; it comes first then.
@@ -166,9 +175,12 @@ impl Vhost {
         while let Some(key) = self.awaiting_log.pop_due(self.durable) {
             self.unpark(key, fx);
         }
-        // One that finds nothing again stays in line for the next time.
-        for key in std::mem::take(&mut self.getters) {
-            self.unpark(key, fx);
+        // One that finds nothing again stays in line for the next time; what it says next may let
+        // others go on.
+        while !self.getters.is_empty() {
+            for key in std::mem::take(&mut self.getters) {
+                self.unpark(key, fx);
+            }
         }
     }
 
@@ -197,7 +209,10 @@ impl Vhost {
         }
         // One that makes the channel wait again keeps those that follow.
         for command in parked.commands {
-            self.command(id, command, fx);
+            if self.connections.get(id).is_none_or(|c| c.closing) {
+                return;
+            }
+            self.obey(id, command, fx);
         }
         self.update_reading(id, fx);
         if let Some(connection) = self.connections.get_mut(id)
@@ -210,8 +225,12 @@ impl Vhost {
         }
     }
 
-    /// The client is gone, but what it said before is obeyed; nobody hears the answers.
+    /// The client is gone, but what it said before is obeyed; nobody hears the answers, and nothing
+    /// is delivered to it any more.
     pub(crate) fn unpark_all(&mut self, id: ConnectionId, fx: &mut Effects) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.gone = true;
+        }
         while let Some(connection) = self.connections.get(id)
             && connection.parked > 0
         {

@@ -32,6 +32,9 @@ impl Vhost {
         if let Some(timer) = queue.expiry.timer.take() {
             self.timers.cancel(timer);
         }
+        if let Some((_, timer)) = queue.deadlines.as_mut().and_then(|d| d.timer.take()) {
+            self.timers.cancel(timer);
+        }
         if let Some(connection) = queue
             .exclusive
             .and_then(|owner| self.connections.get_mut(owner))

@@ -11,6 +11,8 @@ use crate::vhost::Vhost;
 pub(crate) enum Timer {
     /// A queue may have been unused for its `x-expires`.
     QueueExpiry(QueueId),
+    /// Messages of a queue may have expired.
+    MessageExpiry(QueueId),
     /// A read from the log had failed and is to be tried again.
     FetchAgain(QueueId),
 }
@@ -75,6 +77,7 @@ impl Vhost {
             self.work += 1;
             match timer {
                 Timer::QueueExpiry(queue) => self.expire_queue(queue, fx),
+                Timer::MessageExpiry(queue) => self.message_timer(queue, fx),
                 Timer::FetchAgain(queue) => self.fetch_again(queue, fx),
             }
         }

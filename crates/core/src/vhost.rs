@@ -9,6 +9,7 @@
 //! - a message is in one queue's index or one channel's unacked, never both;
 //! - counts of consumers and unacked deliveries agree wherever they are kept.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rand_chacha::ChaCha20Rng;
@@ -24,6 +25,8 @@ use crate::broker::{Limits, Options, Totals};
 use crate::channel::{Channel, Mode};
 use crate::connection::{Connection, Origin, Slot};
 use crate::consumer::Consumer;
+use crate::dead_letter::Death;
+use crate::delivery::Counts;
 use crate::effect::{Effects, Outbound};
 use crate::error::{AmqpError, Named, Scope};
 use crate::event::Event;
@@ -83,6 +86,8 @@ pub(crate) struct Vhost {
     pub(crate) awaiting_log: AwaitingLog,
     /// Channels that waited for a message and may have it now.
     pub(crate) getters: Vec<ChannelKey>,
+    /// Messages to be dead-lettered before the turn ends.
+    pub(crate) deaths: VecDeque<Death>,
     /// Queues whose next mark waits for the log, or that have something to page out.
     pub(crate) logging: Vec<QueueId>,
     /// The resource alarm that is on, as shown to clients.
@@ -120,6 +125,7 @@ impl Vhost {
             defined: Lsn(0),
             awaiting_log: AwaitingLog::default(),
             getters: Vec::new(),
+            deaths: VecDeque::new(),
             logging: Vec::new(),
             alarm: None,
             random,
@@ -236,7 +242,7 @@ impl Vhost {
         self.work += 1;
         let deliveries = channel.unacked.take_all();
         self.metrics.requeued += deliveries.len() as u64;
-        self.requeue(key, deliveries, fx);
+        self.requeue(key, deliveries, Counts::AsFailed, fx);
     }
 
     /// Tells a client no: closes its channel or its connection, as the code says.
@@ -483,6 +489,7 @@ impl Vhost {
     /// What is left for the end of a turn.
     pub(crate) fn end_turn(&mut self, fx: &mut Effects) {
         self.unpark_due(fx);
+        self.bury(fx);
         self.flush_confirms(fx);
     }
 

@@ -16,6 +16,8 @@ pub(crate) struct Confirms {
     confirmed: u64,
     /// Runs of publishes that wait for a record: last number of the run, and the record.
     waiting: VecDeque<(u64, Lsn)>,
+    /// Publishes that were refused, and are not to be confirmed with those around them.
+    refused: VecDeque<u64>,
 }
 
 impl Confirms {
@@ -28,6 +30,16 @@ impl Confirms {
             None if due <= durable => {}
             _ => self.waiting.push_back((self.last, due)),
         }
+    }
+
+    /// Counts a publish that is refused. Returns its number.
+    pub(crate) fn reject(&mut self) -> u64 {
+        self.last += 1;
+        if let Some((last, _)) = self.waiting.back_mut() {
+            *last = self.last;
+        }
+        self.refused.push_back(self.last);
+        self.last
     }
 
     /// The number to confirm everything up to, if anything is newly due; and how many that are.
@@ -43,10 +55,16 @@ impl Confirms {
         if self.waiting.is_empty() {
             due = Some(self.last);
         }
-        let due = due.filter(|&due| due > self.confirmed)?;
-        let count = due - self.confirmed;
+        let mut due = due.filter(|&due| due > self.confirmed)?;
+        let mut count = due - self.confirmed;
         self.confirmed = due;
-        Some((due, count))
+        let refused = self.refused.partition_point(|&number| number <= due);
+        for number in self.refused.drain(..refused).rev() {
+            count -= 1;
+            // The last one to be confirmed is none that was refused.
+            due -= u64::from(number == due);
+        }
+        (count > 0).then_some((due, count))
     }
 
     /// Whether something waits for the log.

@@ -159,6 +159,7 @@ mod tests {
                 message,
                 seq: Seq(n),
                 deliveries: 1,
+                failures: 0,
             },
         }
     }

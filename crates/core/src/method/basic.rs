@@ -245,6 +245,9 @@ impl Vhost {
         let id = self.find_queue(&name)?;
         self.check_lock(from, id)?;
         self.touch_queue(id);
+        if self.has_expired(id) {
+            self.expire_messages(id, usize::MAX, fx);
+        }
         if self.queues.get(id).is_some_and(Queue::is_stalled) {
             // Nothing is to be had before the log has said something.
             self.look_ahead(id, fx);
@@ -265,11 +268,23 @@ impl Vhost {
             fx.method(from.connection, from.number, BasicGetEmpty::default());
             return Ok(());
         };
+        if let Some(deadlines) = &mut queue.deadlines {
+            if m.no_ack {
+                deadlines.forget(entry.seq);
+            } else {
+                deadlines.taken(entry.seq);
+            }
+        }
         let redelivered = entry.deliveries > 0;
         self.metrics.redelivered += u64::from(redelivered);
         let delivery_tag = channel.next_tag();
         let message_count = count(queue.index.len());
-        let message = entry.message.clone();
+        let message = match entry.failures {
+            failures if failures > 0 && queue.rules.counts_deliveries => {
+                entry.message.with_delivery_count(failures)
+            }
+            _ => entry.message.clone(),
+        };
         if m.no_ack {
             self.metrics.got_auto += 1;
             if queue.keeps(&message) {

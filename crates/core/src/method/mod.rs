@@ -43,15 +43,19 @@ impl Vhost {
         }
     }
 
-    /// Obeys one command of a connection, or refuses it.
-    pub(crate) fn command(&mut self, from: ConnectionId, command: Command, fx: &mut Effects) {
+    /// Takes one command of a connection. What comes after `connection.close` is dropped.
+    fn command(&mut self, from: ConnectionId, command: Command, fx: &mut Effects) {
         if self
             .connections
             .get(from)
-            .is_none_or(|connection| connection.closing)
+            .is_some_and(|connection| !(connection.closing || connection.close_asked))
         {
-            return;
+            self.obey(from, command, fx);
         }
+    }
+
+    /// Obeys one command of a connection that is not closing, or refuses it, or keeps it for later.
+    pub(crate) fn obey(&mut self, from: ConnectionId, command: Command, fx: &mut Effects) {
         let Some(command) = self.keep_for_later(from, command, fx) else {
             return;
         };
@@ -97,6 +101,7 @@ impl Vhost {
         if let Err(error) = result {
             self.refuse(from, number, error.of_method(id), fx);
         }
+        self.bury(fx);
     }
 
     /// Methods about the connection and its channels as such.

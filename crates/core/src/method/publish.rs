@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use leveret_codec::{FieldTable, FieldValue, Properties, flags};
+use leveret_codec::{BasicNack, FieldTable, FieldValue, Properties, flags};
 
 use crate::channel::Mode;
 use crate::channel::transaction::TxPublish;
@@ -32,6 +32,15 @@ const COPIES_MAX: usize = 256;
 
 /// Longest routing key, in octets: what a short string holds.
 const ROUTING_KEY_MAX: usize = 255;
+
+/// What became of a message that was published.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Fate {
+    /// All its queues took it, and it is safe once this record is.
+    Kept(Lsn),
+    /// At least one of them was full.
+    Refused,
+}
 
 /// More routing keys than the message's own.
 #[derive(Debug, Default)]
@@ -108,8 +117,10 @@ impl Vhost {
             });
             return Ok(());
         }
-        let due = self.distribute(from, mandatory, message, fx);
-        self.confirm_when(from.key, due);
+        match self.distribute(from, mandatory, message, fx) {
+            Fate::Kept(due) => self.confirm_when(from.key, due),
+            Fate::Refused => self.reject_publish(from, fx),
+        }
         Ok(())
     }
 
@@ -140,20 +151,22 @@ impl Vhost {
         Ok(id)
     }
 
-    /// Hands a message to the queues in `router.queues`, or back to its publisher. Returns the
-    /// record that makes it safe.
+    /// Hands a message to the queues in `router.queues`, or back to its publisher.
     pub(super) fn distribute(
         &mut self,
         from: Origin,
         mandatory: bool,
         message: Message,
         fx: &mut Effects,
-    ) -> Lsn {
-        let queues = std::mem::take(&mut self.router.queues);
+    ) -> Fate {
         let mut due = Lsn(0);
-        if queues.is_empty() {
+        if self.router.queues.is_empty() {
             self.unroutable(from, mandatory, message, fx);
-        } else {
+            return Fate::Kept(due);
+        }
+        let refused = self.refuse_overflow(&message);
+        let queues = std::mem::take(&mut self.router.queues);
+        if !queues.is_empty() {
             self.metrics.routed += queues.len() as u64;
             if message.is_persistent() {
                 due = self.record_publish(from, &queues, &message, fx);
@@ -173,7 +186,28 @@ impl Vhost {
             }
         }
         self.router.queues = queues;
-        due
+        if refused {
+            Fate::Refused
+        } else {
+            Fate::Kept(due)
+        }
+    }
+
+    /// A queue that the message should have gone to was full: a publisher in confirm mode is told.
+    fn reject_publish(&mut self, from: Origin, fx: &mut Effects) {
+        if let Some(channel) = self.channels.get_mut(from.key)
+            && let Mode::Confirm(confirms) = &mut channel.mode
+        {
+            let delivery_tag = confirms.reject();
+            self.metrics.published_confirm += 1;
+            self.metrics.rejected += 1;
+            let nack = BasicNack {
+                delivery_tag,
+                multiple: false,
+                requeue: false,
+            };
+            fx.method(from.connection, from.number, nack);
+        }
     }
 
     /// One record for all durable queues it goes to; `Lsn(0)` if there are none.

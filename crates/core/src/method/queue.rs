@@ -269,6 +269,9 @@ impl Vhost {
         } else {
             Vec::new()
         };
+        if let Some(deadlines) = &mut queue.deadlines {
+            deadlines.forget_waiting();
+        }
         let number = queue.logged.number;
         let removed = queue.index.take_all();
         self.work += scanned(removed.len());

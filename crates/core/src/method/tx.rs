@@ -52,12 +52,14 @@ impl Vhost {
         for settle in tx.settles {
             self.settle(from.key, settle.deliveries, settle.outcome, fx);
         }
+        self.bury(fx);
         if fx.records.len() > first {
-            let facts: Vec<Fact> = fx
-                .records
-                .drain(first..)
-                .map(|record| record.fact)
-                .collect();
+            let together = |fact| match fact {
+                Fact::Together(facts) => facts,
+                fact => vec![fact],
+            };
+            let records = fx.records.drain(first..);
+            let facts: Vec<Fact> = records.flat_map(|record| together(record.fact)).collect();
             self.lsn = lsn;
             let due = self.record(Fact::Together(facts), fx);
             self.answer(from, due, TxCommitOk {}, fx);

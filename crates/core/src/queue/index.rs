@@ -16,6 +16,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use leveret_codec::flags;
+
 use crate::ids::Seq;
 use crate::log::Run;
 use crate::message::Message;
@@ -27,7 +29,31 @@ pub(crate) struct Entry {
     pub(crate) seq: Seq,
     /// Times it was delivered before.
     pub(crate) deliveries: u32,
+    /// How many of these failed: it was rejected, or its consumer went away.
+    pub(crate) failures: u32,
 }
+
+impl Entry {
+    /// What is left in `fresh` of a message that was taken out of the midst of it.
+    fn gap(seq: Seq) -> Self {
+        Self {
+            message: Message::empty(),
+            seq,
+            deliveries: GAP,
+            failures: 0,
+        }
+    }
+
+    fn is_gap(&self) -> bool {
+        self.deliveries == GAP
+    }
+}
+
+/// No message is delivered so often.
+const GAP: u32 = u32::MAX;
+
+/// Gaps are not worth closing below this number.
+const CLOSE_GAPS_FROM: usize = 64;
 
 const _: () = assert!(
     size_of::<Entry>() <= 32,
@@ -61,6 +87,10 @@ pub(crate) struct Index {
     /// Memory of the messages that are here, and of those of them that are not in `returned`.
     bytes: usize,
     unreturned_bytes: usize,
+    /// Octets of all their bodies, of those that are away as well.
+    body_bytes: usize,
+    /// Messages in `fresh` that were taken out of the midst of it.
+    gaps: usize,
 }
 
 impl Index {
@@ -68,13 +98,14 @@ impl Index {
     pub(crate) fn recovered(runs: Vec<Run>) -> Self {
         Self {
             away: runs.iter().map(places_in).sum(),
+            body_bytes: runs.iter().map(body_bytes_of).sum(),
             behind: runs.into_iter().map(Stretch::Away).collect(),
             ..Self::default()
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.returned.len() + self.fresh.len() + self.behind_here + self.away
+        self.returned.len() + self.fresh.len() - self.gaps + self.behind_here + self.away
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -91,12 +122,31 @@ impl Index {
         self.unreturned_bytes
     }
 
+    /// Octets of the bodies of all messages. Of those that were away at the start of the broker, it
+    /// is what the log reckons they take.
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.body_bytes
+    }
+
+    /// The newest place, if its message waits.
+    pub(crate) fn newest(&self) -> Option<Seq> {
+        let behind = self.behind.back().map(|stretch| match stretch {
+            Stretch::Here(entries) => entries.back().map(|entry| entry.seq),
+            Stretch::Away(run) => Some(run.last),
+        });
+        let returned = || self.returned.last_key_value().map(|(seq, _)| *seq);
+        behind
+            .unwrap_or_else(|| self.fresh.back().map(|entry| entry.seq))
+            .or_else(returned)
+    }
+
     /// Adds the newest message.
     #[inline]
     pub(crate) fn push(&mut self, entry: Entry) {
         let bytes = entry.message.memory_bytes();
         self.bytes += bytes;
         self.unreturned_bytes += bytes;
+        self.body_bytes += entry.message.body_len();
         if self.behind.is_empty() {
             self.fresh.push_back(entry);
         } else {
@@ -129,13 +179,78 @@ impl Index {
             let entry = self.fresh.pop_front()?;
             shrink(&mut self.fresh);
             self.unreturned_bytes -= entry.message.memory_bytes();
-            if self.fresh.is_empty() {
-                self.advance();
-            }
+            self.settle_front();
             entry
         };
-        self.bytes -= entry.message.memory_bytes();
+        self.forget(&entry);
         Some(entry)
+    }
+
+    /// Takes a message out, wherever it waits. None if it does not, or is away.
+    pub(crate) fn take(&mut self, seq: Seq) -> Option<Entry> {
+        if let Some(entry) = self.returned.remove(&seq) {
+            self.forget(&entry);
+            return Some(entry);
+        }
+        if let Ok(at) = self.fresh.binary_search_by_key(&seq, |entry| entry.seq) {
+            let entry = std::mem::replace(&mut self.fresh[at], Entry::gap(seq));
+            self.gaps += 1;
+            if entry.is_gap() {
+                self.gaps -= 1;
+                return None;
+            }
+            self.unreturned_bytes -= entry.message.memory_bytes();
+            self.forget(&entry);
+            self.settle_front();
+            self.close_gaps();
+            return Some(entry);
+        }
+        self.take_behind(seq)
+    }
+
+    fn take_behind(&mut self, seq: Seq) -> Option<Entry> {
+        let first = |stretch: &Stretch| match stretch {
+            Stretch::Here(entries) => entries.front().map(|entry| entry.seq),
+            Stretch::Away(run) => Some(run.first),
+        };
+        let after = self.behind.partition_point(|s| first(s) <= Some(seq));
+        let stretch = after.checked_sub(1)?;
+        let Some(Stretch::Here(entries)) = self.behind.get_mut(stretch) else {
+            return None;
+        };
+        let at = entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        let entry = entries.remove(at)?;
+        if entries.is_empty() {
+            self.behind.remove(stretch);
+        }
+        self.behind_here -= 1;
+        self.unreturned_bytes -= entry.message.memory_bytes();
+        self.forget(&entry);
+        Some(entry)
+    }
+
+    /// A message is no longer here.
+    fn forget(&mut self, entry: &Entry) {
+        self.bytes -= entry.message.memory_bytes();
+        self.body_bytes = self.body_bytes.saturating_sub(entry.message.body_len());
+    }
+
+    /// Sees to it that what is in front is a message.
+    fn settle_front(&mut self) {
+        while self.gaps > 0 && self.fresh.front().is_some_and(Entry::is_gap) {
+            self.fresh.pop_front();
+            self.gaps -= 1;
+        }
+        if self.fresh.is_empty() {
+            self.advance();
+        }
+    }
+
+    fn close_gaps(&mut self) {
+        if self.gaps > CLOSE_GAPS_FROM && self.gaps > self.fresh.len() / 2 {
+            self.fresh.retain(|entry| !entry.is_gap());
+            self.gaps = 0;
+        }
     }
 
     /// Moves what comes next, and is here, to the front.
@@ -150,6 +265,7 @@ impl Index {
     /// Puts one message back where it was, in logarithmic time wherever that is.
     pub(crate) fn put_back(&mut self, entry: Entry) {
         self.bytes += entry.message.memory_bytes();
+        self.body_bytes += entry.message.body_len();
         self.returned.insert(entry.seq, entry);
     }
 
@@ -163,6 +279,8 @@ impl Index {
             return;
         }
         self.bytes += memory_of(&entries);
+        let bodies = entries.iter().map(|entry| entry.message.body_len());
+        self.body_bytes += bodies.sum::<usize>();
         let mut entries = entries
             .into_iter()
             .map(|entry| (entry.seq, entry))
@@ -191,7 +309,9 @@ impl Index {
         self.behind_here -= newest.len();
         let mut gone = Vec::with_capacity(newest.len());
         for entry in newest {
-            if entry.seq <= through && entry.message.is_persistent() {
+            // One with a time of its own must be here when that comes.
+            let own_time = entry.message.property_flags() & flags::EXPIRATION != 0;
+            if entry.seq <= through && entry.message.is_persistent() && !own_time {
                 self.bytes -= entry.message.memory_bytes();
                 self.unreturned_bytes -= entry.message.memory_bytes();
                 self.add_away(entry.seq, entry.message.memory_bytes() as u64);
@@ -208,6 +328,8 @@ impl Index {
 
     /// What is in `fresh` beyond the first `keep` octets.
     fn split_fresh(&mut self, keep: usize) -> VecDeque<Entry> {
+        self.fresh.retain(|entry| !entry.is_gap());
+        self.gaps = 0;
         let mut bytes = 0;
         let at = self.fresh.iter().position(|entry| {
             bytes += entry.message.memory_bytes();
@@ -277,6 +399,7 @@ impl Index {
                 message,
                 seq,
                 deliveries: u32::from(seq <= delivered_before),
+                failures: 0,
             });
         }
         if self.fresh.is_empty() {
@@ -319,6 +442,7 @@ impl Index {
             .into_values()
             .chain(fresh)
             .chain(behind.flatten())
+            .filter(|entry| !entry.is_gap())
             .map(|entry| entry.message)
             .collect()
     }
@@ -346,7 +470,8 @@ impl Index {
             };
             entries.into_iter().flatten().map(here).chain(run)
         });
-        returned.chain(self.fresh.iter().map(here)).chain(behind)
+        let fresh = self.fresh.iter().filter(|entry| !entry.is_gap());
+        returned.chain(fresh.map(here)).chain(behind)
     }
 
     /// The places of all messages, in order.
@@ -364,7 +489,10 @@ impl Index {
             Stretch::Away(_) => Vec::new(),
         };
         let behind: Vec<Entry> = self.behind.iter().flat_map(here).collect();
-        let unreturned = memory_of(self.fresh.iter().chain(&behind));
+        let fresh = self.fresh.iter().filter(|entry| !entry.is_gap());
+        assert_eq!(fresh.clone().count() + self.gaps, self.fresh.len());
+        assert!(!self.fresh.front().is_some_and(Entry::is_gap));
+        let unreturned = memory_of(fresh.chain(&behind));
         assert_eq!(unreturned, self.unreturned_bytes);
         assert_eq!(memory_of(self.returned.values()) + unreturned, self.bytes);
         assert_eq!(behind.len(), self.behind_here);
@@ -380,6 +508,10 @@ const RUNS_WANTED_MAX: usize = 4_096;
 
 fn places_in(run: &Run) -> usize {
     usize::try_from(run.last.0 - run.first.0 + 1).unwrap_or(usize::MAX)
+}
+
+fn body_bytes_of(run: &Run) -> usize {
+    usize::try_from(run.bytes).unwrap_or(usize::MAX)
 }
 
 fn memory_of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> usize {
@@ -416,6 +548,7 @@ mod tests {
             message,
             seq: Seq(seq),
             deliveries: 0,
+            failures: 0,
         }
     }
 

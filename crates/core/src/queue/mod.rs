@@ -1,8 +1,10 @@
 //! A queue: its properties, its messages in order, and the consumers that wait for them.
 
 pub(crate) mod arguments;
+pub(crate) mod deadlines;
 pub(crate) mod index;
 pub(crate) mod logged;
+pub(crate) mod rules;
 
 use std::sync::Arc;
 
@@ -12,8 +14,10 @@ use leveret_wheel::TimerKey;
 use crate::consumer::Ring;
 use crate::ids::{ConnectionId, ConsumerKey, Mono, Seq};
 use crate::message::Message;
+use crate::queue::deadlines::Deadlines;
 use crate::queue::index::{Entry, Index};
 use crate::queue::logged::Logged;
+use crate::queue::rules::Rules;
 
 /// A queue of a vhost.
 #[derive(Debug)]
@@ -40,6 +44,9 @@ pub(crate) struct Queue {
     /// Number of the last routing that ended here: one copy a queue, however many ways lead to it.
     pub(crate) reached: u64,
     pub(crate) expiry: Expiry,
+    pub(crate) rules: Rules,
+    /// When its messages expire, if one ever had to.
+    pub(crate) deadlines: Option<Box<Deadlines>>,
     pub(crate) last_seq: Seq,
 }
 
@@ -55,6 +62,7 @@ pub(crate) struct Expiry {
 
 impl Queue {
     pub(crate) fn new(name: Arc<str>, arguments: FieldTable) -> Self {
+        let rules = Rules::of(&arguments);
         Self {
             name,
             durable: false,
@@ -69,19 +77,23 @@ impl Queue {
             exclusive_consumer: false,
             reached: 0,
             expiry: Expiry::default(),
+            rules,
+            deadlines: None,
             last_seq: Seq(0),
         }
     }
 
-    /// Adds a new message at its end.
+    /// Adds a new message at its end; returns its place.
     #[inline]
-    pub(crate) fn push(&mut self, message: Message) {
+    pub(crate) fn push(&mut self, message: Message) -> Seq {
         self.last_seq = Seq(self.last_seq.0 + 1);
         self.index.push(Entry {
             message,
             seq: self.last_seq,
             deliveries: 0,
+            failures: 0,
         });
+        self.last_seq
     }
 
     /// The place the next new message will get.

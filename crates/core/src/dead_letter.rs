@@ -1,0 +1,296 @@
+//! Messages that a queue gets rid of, and where they go (`x-dead-letter-exchange`).
+//!
+//! A death is noted when it happens and carried out before the turn ends, one after the other: a
+//! dead letter may make another queue too long, whose oldest message dies then, and so on. The
+//! message leaves its queue and enters the others in one record.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use leveret_codec::{FieldTable, FieldValue};
+
+use crate::effect::Effects;
+use crate::ids::{QueueId, QueueNumber, Seq};
+use crate::message::Message;
+use crate::queue::index::Entry;
+use crate::queue::rules::DeadLetterTo;
+use crate::record::{Fact, Places};
+use crate::vhost::Vhost;
+
+/// Why a message left its queue.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Reason {
+    /// A consumer did not want it, and did not want it back in the queue.
+    Rejected,
+    /// Its time ran out.
+    Expired,
+    /// The queue was too long.
+    MaxLength,
+    /// Its deliveries failed too often.
+    DeliveryLimit,
+}
+
+impl Reason {
+    /// As it stands in `x-death`.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::MaxLength => "maxlen",
+            Self::DeliveryLimit => "delivery_limit",
+        }
+    }
+}
+
+/// A message to be dead-lettered.
+#[derive(Debug)]
+pub(crate) struct Death {
+    queue: Arc<str>,
+    /// Where it is in the log, if it is.
+    place: Option<(QueueNumber, Seq)>,
+    to: DeadLetterTo,
+    message: Message,
+    reason: Reason,
+}
+
+impl Vhost {
+    /// A message leaves its queue for good, and not because somebody was done with it.
+    pub(crate) fn die(&mut self, id: QueueId, entry: Entry, reason: Reason, fx: &mut Effects) {
+        self.work += 1;
+        let Some(queue) = self.queues.get(id) else {
+            return;
+        };
+        let kept = queue.keeps(&entry.message);
+        let place = kept.then_some((queue.logged.number, entry.seq));
+        match &queue.rules.dead_letter {
+            Some(to) => self.deaths.push_back(Death {
+                queue: Arc::clone(&queue.name),
+                place,
+                to: to.clone(),
+                message: entry.message,
+                reason,
+            }),
+            None => {
+                if let Some((queue, seq)) = place {
+                    self.record(Fact::Settled { queue, seq }, fx);
+                }
+            }
+        }
+    }
+
+    /// A message that never got into a queue is dead-lettered by it.
+    pub(crate) fn die_outside(&mut self, id: QueueId, message: Message, reason: Reason) {
+        if let Some(queue) = self.queues.get(id)
+            && let Some(to) = &queue.rules.dead_letter
+        {
+            self.deaths.push_back(Death {
+                queue: Arc::clone(&queue.name),
+                place: None,
+                to: to.clone(),
+                message,
+                reason,
+            });
+        }
+    }
+
+    /// Carries out all deaths that were noted.
+    #[inline]
+    pub(crate) fn bury(&mut self, fx: &mut Effects) {
+        while let Some(death) = self.deaths.pop_front() {
+            self.bury_one(death, fx);
+        }
+    }
+
+    fn bury_one(&mut self, death: Death, fx: &mut Effects) {
+        self.work += 1;
+        let settled = death.place.map(|(queue, seq)| Fact::Settled { queue, seq });
+        let Some(&exchange) = self.exchange_names.get(&death.to.exchange) else {
+            // Dropped in silence, as in RabbitMQ.
+            if let Some(settled) = settled {
+                self.record(settled, fx);
+            }
+            return;
+        };
+        let now_s = self.now.wall.0 / 1_000;
+        let letter = Letter::of(&death, now_s);
+        let keys: Vec<&str> = letter.keys.iter().map(String::as_str).collect();
+        self.walk(exchange, &keys, &letter.message);
+        let before = self.router.queues.len();
+        let names = &self.queues;
+        self.router.queues.retain(|&id| {
+            let name = names.get(id).map(|queue| &*queue.name);
+            name.is_some_and(|name| !letter.deaths.would_cycle(name))
+        });
+        self.metrics.dead_letter_cycles += (before - self.router.queues.len()) as u64;
+        self.refuse_overflow(&letter.message);
+        self.metrics.dead_lettered += 1;
+        let queues = std::mem::take(&mut self.router.queues);
+        self.record_letter(settled, &letter.message, &queues, fx);
+        for &id in &queues {
+            self.offer(id, letter.message.clone(), fx);
+        }
+        self.router.queues = queues;
+    }
+
+    /// One record: out of its queue and into the others.
+    fn record_letter(
+        &mut self,
+        settled: Option<Fact>,
+        message: &Message,
+        queues: &[QueueId],
+        fx: &mut Effects,
+    ) {
+        let persistent = message.is_persistent();
+        let durable = queues
+            .iter()
+            .filter_map(|&id| self.queues.get(id))
+            .filter(|queue| persistent && queue.durable)
+            .map(|queue| (queue.logged.number, queue.next_seq()));
+        let places: Places = durable.collect();
+        let published = (!places.is_empty()).then(|| Fact::Published {
+            message: message.clone(),
+            user: Arc::from(""),
+            at: self.now.wall,
+            places,
+        });
+        let fact = match (settled, published) {
+            (Some(settled), Some(published)) => Fact::Together(vec![settled, published]),
+            (Some(fact), None) | (None, Some(fact)) => fact,
+            (None, None) => return,
+        };
+        self.record(fact, fx);
+    }
+}
+
+/// A message as it goes on.
+struct Letter {
+    message: Message,
+    keys: Vec<String>,
+    deaths: Deaths,
+}
+
+impl Letter {
+    fn of(death: &Death, now_s: u64) -> Self {
+        let message = &death.message;
+        let mut properties = message.properties();
+        let mut headers = properties.headers.take().unwrap_or_default();
+        // What a publisher wrote there is no history of ours (RabbitMQ 4).
+        let mut deaths = if message.has_died() {
+            Deaths::read(&headers)
+        } else {
+            Deaths::default()
+        };
+        let copies = carbon_copies(&headers);
+        let mut keys = vec![message.routing_key().to_owned()];
+        keys.extend(copies);
+        deaths.add(death, &keys, properties.expiration.take(), now_s);
+        deaths.write(&mut headers, death);
+        if let Some(key) = &death.to.routing_key {
+            headers.remove("CC");
+            keys = vec![key.to_string()];
+        }
+        properties.headers = Some(headers);
+        let exchange = &death.to.exchange;
+        let key = keys.first().map_or("", String::as_str);
+        let message = message.dead_letter(exchange, key, &properties);
+        Self {
+            message,
+            keys,
+            deaths,
+        }
+    }
+}
+
+/// Keys of the header CC; BCC went when the message came in.
+fn carbon_copies(headers: &FieldTable) -> Vec<String> {
+    match headers.get("CC") {
+        Some(FieldValue::Array(keys)) => keys
+            .iter()
+            .filter_map(|key| key.as_str().map(str::to_owned))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The header `x-death`: one table for each queue and reason, the latest first.
+#[derive(Debug, Default)]
+struct Deaths(Vec<FieldTable>);
+
+impl Deaths {
+    fn read(headers: &FieldTable) -> Self {
+        let Some(FieldValue::Array(deaths)) = headers.get("x-death") else {
+            return Self::default();
+        };
+        let tables = deaths.iter().filter_map(FieldValue::as_table);
+        Self(tables.cloned().collect())
+    }
+
+    fn add(&mut self, death: &Death, keys: &[String], expiration: Option<Bytes>, now_s: u64) {
+        let same = |table: &FieldTable| {
+            text(table, "queue") == Some(&death.queue)
+                && text(table, "reason") == Some(death.reason.as_str())
+        };
+        if let Some(at) = self.0.iter().position(same) {
+            let mut table = self.0.remove(at);
+            let count = table.get("count").and_then(FieldValue::as_i64);
+            let count = count.unwrap_or_default().saturating_add(1);
+            table.insert("count", FieldValue::I64(count));
+            self.0.insert(0, table);
+            return;
+        }
+        let keys = keys.iter().map(|key| long_string(key)).collect();
+        let mut table = FieldTable::default();
+        table.insert("count", FieldValue::I64(1));
+        table.insert("reason", long_string(death.reason.as_str()));
+        table.insert("queue", long_string(&death.queue));
+        table.insert("time", FieldValue::Timestamp(now_s));
+        table.insert("exchange", long_string(death.message.exchange()));
+        table.insert("routing-keys", FieldValue::Array(keys));
+        if let Some(expiration) = expiration {
+            table.insert("original-expiration", FieldValue::LongString(expiration));
+        }
+        self.0.insert(0, table);
+    }
+
+    fn write(&self, headers: &mut FieldTable, death: &Death) {
+        let reason = death.reason.as_str();
+        let exchange = death.message.exchange();
+        let rows = [
+            ("reason", reason),
+            ("queue", &death.queue),
+            ("exchange", exchange),
+        ];
+        for (what, value) in rows {
+            let first = format!("x-first-death-{what}");
+            if !death.message.has_died() || headers.get(&first).is_none() {
+                headers.insert(first, long_string(value));
+            }
+            headers.insert(format!("x-last-death-{what}"), long_string(value));
+        }
+        let deaths = self.0.iter().cloned().map(FieldValue::Table).collect();
+        headers.insert("x-death", FieldValue::Array(deaths));
+    }
+
+    /// Whether the message comes back to a queue it has died in without anybody having rejected it
+    /// since: it would go round for ever.
+    fn would_cycle(&self, queue: &str) -> bool {
+        let died_there = self
+            .0
+            .iter()
+            .position(|table| text(table, "queue") == Some(queue));
+        died_there.is_some_and(|at| {
+            let since = self.0.iter().take(at + 1);
+            !since
+                .into_iter()
+                .any(|table| text(table, "reason") == Some(Reason::Rejected.as_str()))
+        })
+    }
+}
+
+fn text<'a>(table: &'a FieldTable, name: &str) -> Option<&'a str> {
+    table.get(name).and_then(FieldValue::as_str)
+}
+
+fn long_string(text: &str) -> FieldValue {
+    FieldValue::LongString(Bytes::copy_from_slice(text.as_bytes()))
+}

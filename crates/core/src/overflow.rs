@@ -1,0 +1,68 @@
+//! Queues that may hold only so much (`x-max-length`, `x-max-length-bytes`, `x-overflow`).
+
+use crate::dead_letter::Reason;
+use crate::effect::Effects;
+use crate::ids::QueueId;
+use crate::message::Message;
+use crate::queue::Queue;
+use crate::queue::index::Entry;
+use crate::queue::rules::Overflow;
+use crate::vhost::Vhost;
+
+impl Vhost {
+    /// Takes the queues out of `router.queues` that say no to a message. Returns whether there were
+    /// any.
+    pub(crate) fn refuse_overflow(&mut self, message: &Message) -> bool {
+        let full = |queue: &Queue| {
+            queue.rules.overflow != Overflow::DropHead
+                && queue.rules.limits_length()
+                && queue.rules.is_over(
+                    queue.index.len() + 1,
+                    queue.index.body_bytes() + message.body_len(),
+                )
+        };
+        let queues = &self.queues;
+        let any = |id: &QueueId| queues.get(*id).is_some_and(full);
+        if !self.router.queues.iter().any(any) {
+            return false;
+        }
+        let refusing: Vec<QueueId> = self.router.queues.iter().copied().filter(any).collect();
+        self.router.queues.retain(|id| !refusing.contains(id));
+        for id in refusing {
+            self.work += 1;
+            self.metrics.overflowed += 1;
+            let dead_letters =
+                |queue: &Queue| queue.rules.overflow == Overflow::RejectPublishDeadLetter;
+            if self.queues.get(id).is_some_and(dead_letters) {
+                self.die_outside(id, message.clone(), Reason::MaxLength);
+            }
+        }
+        true
+    }
+
+    /// Makes room in a queue that has become too long.
+    pub(crate) fn drop_excess(&mut self, id: QueueId, fx: &mut Effects) {
+        while let Some(queue) = self.queues.get_mut(id)
+            && queue
+                .rules
+                .is_over(queue.index.len(), queue.index.body_bytes())
+        {
+            let Some(entry) = queue.index.pop() else {
+                // The oldest is away: it goes when it is back.
+                self.look_ahead(id, fx);
+                return;
+            };
+            self.drop_head(id, entry, fx);
+        }
+    }
+
+    fn drop_head(&mut self, id: QueueId, entry: Entry, fx: &mut Effects) {
+        self.metrics.overflowed += 1;
+        if let Some(queue) = self.queues.get_mut(id)
+            && let Some(deadlines) = &mut queue.deadlines
+        {
+            deadlines.forget(entry.seq);
+        }
+        self.die(id, entry, Reason::MaxLength, fx);
+    }
+}
