@@ -12,17 +12,28 @@
 
 pub mod disk;
 
+mod checkpoint;
 mod committer;
+mod definitions;
 mod error;
 mod fetch;
 mod file_disk;
+mod format;
+mod keeper;
 mod log;
+mod messages;
 mod options;
+mod plan;
+mod record;
+mod recovery;
+mod room;
+mod segment;
+mod state;
 
 pub use committer::Store;
 pub use disk::{Disk, DiskFile};
 pub use error::StoreError;
 pub use fetch::Reader;
 pub use file_disk::FileDisk;
-pub use log::{Cut, Log, Opened, Staged, VhostNumber};
+pub use log::{Counts, Cut, Log, Opened, Staged, VhostNumber};
 pub use options::Options;

@@ -1,13 +1,36 @@
-//! The log without threads.
+//! The log without threads: writing and syncing. What is done besides is in `keeper.rs`.
+//!
+//! A batch is planned (what of it is written, and how long that gets at most), room is made for it,
+//! and only then is it written: so a full disk refuses all of it or nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use leveret_core::Record;
 use leveret_core::ids::Lsn;
 use leveret_core::log::Recovered;
+use leveret_core::record::Fact;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use crate::error::StoreError;
 use crate::fetch::Reader;
+use crate::format::{BATCH, Header, Position, put_bytes};
+use crate::keeper::Keeper;
 use crate::options::Options;
+use crate::plan::{Item, Plan};
+use crate::record::{BODY_SUM, bodies_of, kind, kind_of, put_fact, put_runs, put_start};
+use crate::recovery::recover;
+use crate::room::{Room, Spare, next, open_spare};
+use crate::segment::{Writer, free_name, log_name, need, seal};
+use crate::state::{Place, Segment, State};
+
+/// Octets that are collected before they are written.
+const BUFFER: usize = 1 << 20;
+
+/// A buffer that grew longer than this for a large message is given back.
+const BUFFER_KEPT: usize = 8 << 20;
 
 /// A vhost in the log. Given when it is led for the first time, never given twice.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -46,11 +69,50 @@ pub struct Cut {
     pub bytes: u64,
 }
 
+/// What the log has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// Times something was made safe.
+    pub syncs: u64,
+    /// Octets written, all told.
+    pub bytes_written: u64,
+    /// Octets of them that were copied to free segments.
+    pub bytes_moved: u64,
+    /// Messages that were not written, because they came and went in one batch.
+    pub left_out: u64,
+    /// Segments there are.
+    pub segments: u64,
+    /// Files that wait to be used.
+    pub spares: u64,
+}
+
 /// The log: written by one, read by many.
-#[derive(Debug)]
 pub struct Log<D: Disk> {
-    disk: D,
-    options: Options,
+    pub(crate) disk: D,
+    pub(crate) options: Options,
+    pub(crate) shared: Arc<Mutex<Shared<D::File>>>,
+    pub(crate) room: Room<D>,
+    pub(crate) writer: Option<Writer<D::File>>,
+    /// The end of the last segment, while there is no writer.
+    end: Position,
+    pub(crate) synced: Position,
+    /// Sealed, not synced.
+    unsynced: Vec<(u32, D::File)>,
+    /// The writer's file has something that is not synced.
+    is_dirty: bool,
+    reports: Vec<(VhostNumber, Lsn)>,
+    plan: Plan,
+    head: Vec<u8>,
+    buffer: Vec<u8>,
+    poison: Option<StoreError>,
+    pub(crate) keeper: Keeper,
+    pub(crate) counts: Counts,
+}
+
+/// What readers look at.
+pub(crate) struct Shared<F> {
+    pub(crate) state: State,
+    pub(crate) files: BTreeMap<u32, F>,
 }
 
 impl<D: Disk> Log<D> {
@@ -59,12 +121,81 @@ impl<D: Disk> Log<D> {
     /// # Errors
     /// All kinds of [`StoreError`]; unless it is `Io`, nothing was changed.
     pub fn open(disk: D, options: Options) -> Result<Opened<D>, StoreError> {
-        let log = Self { disk, options };
+        let recovery = recover(&disk)?;
+        let mut room = Room::new(disk.clone(), &options, next(recovery.number_max)?);
+        for (number, heads) in recovery.unsealed {
+            // What was torn off stays where it is, behind the end that the footer names.
+            if let (Some(file), Some(segment)) = (
+                recovery.files.get(&number),
+                recovery.state.segments.get(&number),
+            ) {
+                let sealed = seal(file, number, segment.bytes, heads.end, heads.list);
+                let doing = format!("seal {}", log_name(number));
+                match sealed {
+                    // Then it is scanned once more the next time.
+                    Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+                    Err(error) => return Err(StoreError::io(doing, &error)),
+                    Ok(_) => {}
+                }
+            }
+        }
+        // Whoever wrote this may not have come to sync it.
+        let from = recovery.checkpoint.map_or(0, |(first, _)| first.segment);
+        for (number, file) in recovery.files.range(from..) {
+            let synced = file.sync();
+            synced
+                .map_err(|error| StoreError::io(format!("sync {}", log_name(*number)), &error))?;
+        }
+        for (number, bytes) in recovery.free {
+            let spare = Spare {
+                number,
+                file: None,
+                bytes,
+                recycled: true,
+            };
+            room.give(spare)
+                .map_err(|error| StoreError::io(format!("remove {}", free_name(number)), &error))?;
+        }
+        for number in recovery.unneeded {
+            disk.remove(&log_name(number))
+                .map_err(|error| StoreError::io(format!("remove {}", log_name(number)), &error))?;
+        }
+        let synced = disk.sync_dir();
+        synced.map_err(|error| StoreError::io("sync the directory", &error))?;
+        room.make_reserve()?;
+        let cut = recovery.torn.map(|(end, bytes)| Cut {
+            file: log_name(end.segment),
+            offset: u64::from(end.offset),
+            bytes,
+        });
+        let segments = recovery.state.segments.len() as u64;
+        let messages = recovery.state.messages();
+        let log = Self {
+            disk,
+            options,
+            shared: Arc::new(Mutex::new(Shared {
+                state: recovery.state,
+                files: recovery.files,
+            })),
+            room,
+            writer: None,
+            end: recovery.end,
+            synced: recovery.end,
+            unsynced: Vec::new(),
+            is_dirty: false,
+            reports: Vec::new(),
+            plan: Plan::default(),
+            head: Vec::new(),
+            buffer: Vec::new(),
+            poison: None,
+            keeper: Keeper::new(recovery.checkpoint),
+            counts: Counts::default(),
+        };
         Ok(Opened {
             log,
-            cut: None,
-            segments: 0,
-            messages: 0,
+            cut,
+            segments,
+            messages,
         })
     }
 
@@ -72,8 +203,23 @@ impl<D: Disk> Log<D> {
     ///
     /// # Errors
     /// `Io`; `Full`: there is no room to name a new one.
-    pub fn lead(&mut self, _vhost: &str) -> Result<(VhostNumber, Recovered), StoreError> {
-        Err(StoreError::Full)
+    pub fn lead(&mut self, vhost: &str) -> Result<(VhostNumber, Recovered), StoreError> {
+        self.alive()?;
+        let number = {
+            let shared = lock(&self.shared);
+            if let Some(number) = shared.state.vhost_number(vhost) {
+                return Ok((VhostNumber(number), shared.state.recovered(number)));
+            }
+            let last = shared.state.vhosts.last_key_value();
+            last.map_or(1, |(number, _)| number.saturating_add(1))
+        };
+        let mut head = Vec::new();
+        put_start(&mut head, kind::VHOST_NAMED, number, 0);
+        put_bytes(&mut head, vhost.as_bytes());
+        self.write_own(&head, None, false)?;
+        self.flush()?;
+        lock(&self.shared).state.name_vhost(number, vhost);
+        Ok((VhostNumber(number), Recovered::default()))
     }
 
     /// Writes records. They are safe after the next [`sync`](Self::sync).
@@ -88,8 +234,13 @@ impl<D: Disk> Log<D> {
     ///
     /// # Errors
     /// As for [`write`](Self::write).
-    pub fn append(&mut self, _staged: &[Staged]) -> Result<(), StoreError> {
-        Err(StoreError::Full)
+    pub fn append(&mut self, staged: &[Staged]) -> Result<(), StoreError> {
+        self.alive()?;
+        let mut plan = std::mem::take(&mut self.plan);
+        plan.make(staged);
+        let result = self.write_plan(&plan, staged);
+        self.plan = plan;
+        result
     }
 
     /// Makes what was written until now safe; says up to which record of each vhost that is, for
@@ -98,28 +249,355 @@ impl<D: Disk> Log<D> {
     /// # Errors
     /// `Io`: nothing can be written any more.
     pub fn sync(&mut self) -> Result<Vec<(VhostNumber, Lsn)>, StoreError> {
-        Err(StoreError::Full)
-    }
-
-    /// One bounded step of checkpoint, freeing or compaction. True if there is more to do.
-    ///
-    /// # Errors
-    /// `Io`: nothing can be written any more. Never `Full`.
-    pub fn housekeep(&mut self) -> Result<bool, StoreError> {
-        Err(StoreError::Full)
+        self.sync_files()?;
+        Ok(std::mem::take(&mut self.reports))
     }
 
     /// Reads messages, from any thread.
     #[must_use]
     pub fn reader(&self) -> Reader<D> {
-        Reader::new(self.disk.clone(), self.options.clone())
+        Reader::new(Arc::clone(&self.shared))
     }
 
     /// Checkpoint, footer, sync: the next open has nothing to scan.
     ///
     /// # Errors
     /// `Io`; `Full` if there is no room for the checkpoint (everything else is safe then).
-    pub fn close(self) -> Result<(), StoreError> {
-        Err(StoreError::Full)
+    pub fn close(mut self) -> Result<(), StoreError> {
+        self.sync_files()?;
+        if self.writer.is_none() {
+            return Ok(());
+        }
+        self.checkpoint()?;
+        self.seal()?;
+        self.sync_files()
     }
+
+    /// Whether messages can be taken even if they need a new segment. Asks the disk.
+    ///
+    /// # Errors
+    /// `Io` if it cannot be asked.
+    pub fn has_room(&self) -> Result<bool, StoreError> {
+        let asked = self.room.has_room();
+        asked.map_err(|error| StoreError::io("ask for free space", &error))
+    }
+
+    /// What the log has done since it was opened.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            segments: lock(&self.shared).state.segments.len() as u64,
+            spares: self.room.spares() as u64,
+            ..self.counts
+        }
+    }
+
+    /// Of records of a vhost that wait for room: which may be written before all others, because
+    /// they only free some. They are settles of messages that are in the log already.
+    #[must_use]
+    pub fn is_relief(&self, vhost: VhostNumber, record: &Record) -> bool {
+        let mut shared = lock(&self.shared);
+        match &record.fact {
+            Fact::Settled { queue, seq } => {
+                let queue = shared.state.queue(vhost.0, queue.0);
+                queue.is_some_and(|queue| queue.messages.get(seq.0).is_some())
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) fn alive(&self) -> Result<(), StoreError> {
+        self.poison.clone().map_or(Ok(()), Err)
+    }
+
+    /// Notes an error after which nothing is certain.
+    pub(crate) fn poison(&mut self, error: StoreError) -> StoreError {
+        if matches!(error, StoreError::Io { .. }) {
+            self.poison.get_or_insert_with(|| error.clone());
+        }
+        error
+    }
+
+    /// The result of a step that writes: an error poisons.
+    pub(crate) fn done<T>(
+        &mut self,
+        result: io::Result<T>,
+        doing: impl FnOnce() -> String,
+    ) -> Result<T, StoreError> {
+        result.map_err(|error| self.poison(StoreError::io(doing(), &error)))
+    }
+
+    fn write_plan(&mut self, plan: &Plan, staged: &[Staged]) -> Result<(), StoreError> {
+        self.prepare(&plan.bounds, plan.is_relief)?;
+        for (item, bound) in plan.items.iter().zip(&plan.bounds) {
+            self.write_item(plan, staged, *item, *bound)?;
+        }
+        self.flush()?;
+        self.counts.left_out += plan.left_out;
+        let mut shared = lock(&self.shared);
+        for (vhost, lsn) in plan.reached() {
+            shared.state.reach(vhost, lsn);
+            match self.reports.iter_mut().find(|report| report.0.0 == vhost) {
+                Some(report) => report.1 = report.1.max(Lsn(lsn)),
+                None => self.reports.push((VhostNumber(vhost), Lsn(lsn))),
+            }
+        }
+        drop(shared);
+        let put_back = self.room.put_back();
+        self.done(put_back, || "remove a file".to_owned())
+    }
+
+    /// Makes room for records that need at most this much.
+    fn prepare(&mut self, bounds: &[u64], is_relief: bool) -> Result<(), StoreError> {
+        let rest = self.writer.as_ref().map_or(0, Writer::room);
+        let prepared = self.room.prepare(bounds, rest, is_relief);
+        if prepared == Err(StoreError::Full) {
+            let put_back = self.room.put_back();
+            self.done(put_back, || "remove a file".to_owned())?;
+        }
+        prepared.map_err(|error| self.poison(error))
+    }
+
+    fn write_item(
+        &mut self,
+        plan: &Plan,
+        staged: &[Staged],
+        item: Item,
+        bound: u64,
+    ) -> Result<(), StoreError> {
+        let mut head = std::mem::take(&mut self.head);
+        head.clear();
+        match item {
+            Item::Record(part, index) => {
+                let part = staged.get(part);
+                if let Some(part) = part
+                    && let Some(record) = part.records.get(index)
+                {
+                    let (vhost, lsn) = (part.vhost.0, record.lsn.0);
+                    put_start(&mut head, kind_of(&record.fact), vhost, lsn);
+                    put_fact(&mut head, &record.fact);
+                    self.make_way(need(head.len(), bodies_of(&record.fact)), bound)?;
+                    if let Some(writer) = &mut self.writer {
+                        let mut place = writer.put_head(&head);
+                        let state = &mut lock(&self.shared).state;
+                        write_fact(writer, state, vhost, lsn, &record.fact, &mut place);
+                    }
+                }
+            }
+            Item::Settled(queue, from, to) => {
+                if let Some(runs) = plan.runs(queue, from, to) {
+                    put_start(&mut head, kind::SETTLED, runs.vhost, runs.lsn);
+                    put_runs(&mut head, runs.queue, runs.runs);
+                    self.make_way(need(head.len(), 0), bound)?;
+                    if let Some(writer) = &mut self.writer {
+                        writer.put_head(&head);
+                    }
+                    let state = &mut lock(&self.shared).state;
+                    state.settle(runs.vhost, runs.queue, runs.runs);
+                }
+            }
+            Item::Reached { vhost, lsn } => {
+                put_start(&mut head, kind::REACHED, vhost, lsn);
+                self.make_way(need(head.len(), 0), bound)?;
+                if let Some(writer) = &mut self.writer {
+                    writer.put_head(&head);
+                }
+            }
+        }
+        self.head = head;
+        Ok(())
+    }
+
+    /// Writes a record of the log's own. Returns where its body is.
+    pub(crate) fn write_own(
+        &mut self,
+        head: &[u8],
+        body: Option<&[u8]>,
+        is_relief: bool,
+    ) -> Result<Place, StoreError> {
+        let need = need(
+            head.len(),
+            body.map_or(0, |body| body.len() + BODY_SUM as usize),
+        );
+        let bound = need + u64::from(BATCH);
+        self.prepare(&[bound], is_relief)?;
+        self.make_way(need, bound)?;
+        let Some(writer) = &mut self.writer else {
+            return Err(StoreError::Full);
+        };
+        let place = writer.put_head(head);
+        if let Some(body) = body {
+            writer.put_body(body);
+        }
+        Ok(place)
+    }
+
+    /// Sees to it that a record fits: writes what was collected, begins a segment.
+    fn make_way(&mut self, need: u64, bound: u64) -> Result<(), StoreError> {
+        if let Some(writer) = &self.writer {
+            if writer.buffered() >= BUFFER {
+                self.flush()?;
+            }
+        }
+        if let Some(writer) = &self.writer
+            && need <= writer.room()
+        {
+            return Ok(());
+        }
+        self.begin(bound)
+    }
+
+    /// Writes what was collected.
+    pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
+        let Some(writer) = &mut self.writer else {
+            return Ok(());
+        };
+        let number = writer.number;
+        let written = writer.flush(self.synced);
+        let written = self.done(written, || format!("write {}", log_name(number)))?;
+        self.is_dirty |= written > 0;
+        self.counts.bytes_written += written;
+        self.keeper.written += written;
+        Ok(())
+    }
+
+    /// Ends the segment at hand.
+    pub(crate) fn seal(&mut self) -> Result<(), StoreError> {
+        self.flush()?;
+        let Some(mut writer) = self.writer.take() else {
+            return Ok(());
+        };
+        let number = writer.number;
+        let written = writer.seal();
+        let written = self.done(written, || format!("write {}", log_name(number)))?;
+        self.counts.bytes_written += written;
+        self.end = writer.end();
+        self.buffer = writer.take_buffer();
+        if self.buffer.capacity() > BUFFER_KEPT {
+            self.buffer = Vec::new();
+        }
+        self.is_dirty = false;
+        self.unsynced.push((number, writer.file));
+        if let Some(segment) = lock(&self.shared).state.segments.get_mut(&number) {
+            segment.is_sealed = true;
+            segment.end = self.end.offset;
+        }
+        Ok(())
+    }
+
+    /// Begins a segment for a record that needs at most this much.
+    fn begin(&mut self, bound: u64) -> Result<(), StoreError> {
+        self.seal()?;
+        let Some(spare) = self.room.take(bound) else {
+            let error = io::Error::other("less room was made than is needed");
+            return Err(self.poison(StoreError::io("begin a segment", &error)));
+        };
+        let number = self.room.next_number;
+        self.room.next_number = next(number).map_err(|error| self.poison(error))?;
+        let header = Header {
+            number,
+            previous: self.end,
+            recycled: spare.recycled,
+        };
+        // The header is safe before the file has its name, and the name before there is anything in
+        // the file: so a segment with its name has its header, and no number is ever used twice.
+        let begun = open_spare(&self.disk, &spare).and_then(|file| {
+            file.write_at(0, &header.encode())?;
+            file.sync()?;
+            self.disk
+                .rename(&free_name(spare.number), &log_name(number))?;
+            self.disk.sync_dir()?;
+            Ok(file)
+        });
+        let file = self.done(begun, || format!("begin {}", log_name(number)))?;
+        let segment = Segment {
+            bytes: spare.bytes,
+            recycled: spare.recycled,
+            previous: self.end,
+            ..Segment::default()
+        };
+        let buffer = std::mem::take(&mut self.buffer);
+        self.writer = Some(Writer::new(number, file.clone(), spare.bytes, buffer));
+        let mut shared = lock(&self.shared);
+        shared.state.segments.insert(number, segment);
+        shared.files.insert(number, file);
+        Ok(())
+    }
+
+    pub(crate) fn sync_files(&mut self) -> Result<(), StoreError> {
+        self.alive()?;
+        let unsynced = std::mem::take(&mut self.unsynced);
+        let mut is_synced = false;
+        for (number, file) in unsynced {
+            let synced = file.sync();
+            self.done(synced, || format!("sync {}", log_name(number)))?;
+            is_synced = true;
+        }
+        self.synced = self.end;
+        if let Some(writer) = &self.writer {
+            self.synced = writer.end();
+            if self.is_dirty {
+                let (number, synced) = (writer.number, writer.file.sync());
+                self.done(synced, || format!("sync {}", log_name(number)))?;
+                self.is_dirty = false;
+                is_synced = true;
+            }
+        }
+        self.counts.syncs += u64::from(is_synced);
+        Ok(())
+    }
+}
+
+impl<D: Disk> fmt::Debug for Log<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log")
+            .field("options", &self.options)
+            .field("counts", &self.counts)
+            .field("poison", &self.poison)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Adds the messages of a fact and takes it in.
+fn write_fact<F: DiskFile>(
+    writer: &mut Writer<F>,
+    state: &mut State,
+    vhost: u32,
+    lsn: u64,
+    fact: &Fact,
+    place: &mut Place,
+) {
+    match fact {
+        Fact::Published {
+            message,
+            user,
+            places,
+            ..
+        } => {
+            let block = message.block();
+            writer.put_body(block);
+            let bytes = u32::try_from(block.len()).unwrap_or(u32::MAX);
+            let places = places.iter().map(|(queue, seq)| (queue.0, seq.0));
+            state.publish(vhost, bytes, user, places, *place);
+            place.pass(bytes);
+        }
+        Fact::Settled { queue, seq } => state.settle(vhost, queue.0, &[(seq.0, seq.0)]),
+        Fact::Purged { queue, places } => {
+            for (first, last) in places {
+                state.settle(vhost, queue.0, &[(first.0, last.0)]);
+            }
+        }
+        Fact::MayDeliver { queue, through } => state.may_deliver(vhost, queue.0, through.0),
+        Fact::Together(facts) => {
+            for fact in facts {
+                write_fact(writer, state, vhost, lsn, fact, place);
+            }
+        }
+        _ => state.define(vhost, lsn, fact.clone()),
+    }
+}
+
+/// Locks what readers look at. Nobody panics while holding it; if they did, it is still whole.
+pub(crate) fn lock<F>(shared: &Mutex<Shared<F>>) -> MutexGuard<'_, Shared<F>> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

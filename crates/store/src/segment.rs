@@ -1,0 +1,471 @@
+//! One segment file: its frames, its footer of heads, and reading it back.
+//!
+//! A footer is a list of `gap, head length, head`: the gap is from the end of the frame before to
+//! the beginning of this one. A scan of the batches makes the very same list, so that whoever reads
+//! heads need not know where they came from.
+
+use std::io;
+
+use crate::disk::DiskFile;
+use crate::error::StoreError;
+use crate::format::{
+    BATCH, BATCH_MAGIC, BatchHeader, HEADER, Input, Position, TRAILER, Trailer, put_varint, sum,
+    varint_len,
+};
+use crate::record::{BODY_SUM, Head, decode_head};
+use crate::state::Place;
+
+/// Octets of a head's sum.
+const HEAD_SUM: u32 = 4;
+
+/// Name of a segment in use.
+pub(crate) fn log_name(number: u32) -> String {
+    format!("{number:016x}.log")
+}
+
+/// Name of a file that waits to be used.
+pub(crate) fn free_name(number: u32) -> String {
+    format!("{number:016x}.free")
+}
+
+/// The number in a name that [`log_name`] or [`free_name`] made, and whether it is in use.
+pub(crate) fn parse_name(name: &str) -> Option<(u32, bool)> {
+    let (number, ending) = name.split_once('.')?;
+    let is_log = match ending {
+        "log" => true,
+        "free" => false,
+        _ => return None,
+    };
+    let plain = number.len() == 16 && !number.contains(|c: char| !c.is_ascii_hexdigit());
+    let number = u64::from_str_radix(number, 16).ok().filter(|_| plain)?;
+    Some((u32::try_from(number).ok()?, is_log))
+}
+
+/// Octets of a frame with this head, without its bodies.
+pub(crate) fn frame_bytes(head: usize) -> u64 {
+    (varint_len(head as u64) + head) as u64 + u64::from(HEAD_SUM)
+}
+
+/// Octets of [`Writer::room`] that a frame takes, with what the footer says of it.
+pub(crate) fn need(head: usize, bodies: usize) -> u64 {
+    // The gap before it takes 5 octets at most.
+    frame_bytes(head) + bodies as u64 + (5 + varint_len(head as u64) + head) as u64
+}
+
+/// Writes one segment: collects frames to a batch, and heads for the footer.
+pub(crate) struct Writer<F> {
+    pub(crate) number: u32,
+    pub(crate) file: F,
+    /// Octets of the file.
+    pub(crate) bytes: u64,
+    /// What is to be written at `at`.
+    buffer: Vec<u8>,
+    at: u32,
+    /// Records of the batch that is begun; its header is the first in the buffer.
+    records: u32,
+    footer: Vec<u8>,
+    frame_end: u32,
+}
+
+impl<F: DiskFile> Writer<F> {
+    /// Begins a segment after its header, with a buffer to reuse.
+    pub(crate) fn new(number: u32, file: F, bytes: u64, mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        Self {
+            number,
+            file,
+            bytes,
+            buffer,
+            at: HEADER,
+            records: 0,
+            footer: Vec::new(),
+            frame_end: HEADER,
+        }
+    }
+
+    /// Where the next batch begins, if nothing is in the buffer.
+    pub(crate) fn end(&self) -> Position {
+        Position {
+            segment: self.number,
+            offset: self.at,
+        }
+    }
+
+    pub(crate) fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    pub(crate) fn take_buffer(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Octets that frames with their heads once more may still take.
+    pub(crate) fn room(&self) -> u64 {
+        let used = u64::from(self.at)
+            + self.buffer.len() as u64
+            + self.footer.len() as u64
+            + u64::from(BATCH + TRAILER);
+        self.bytes.saturating_sub(used)
+    }
+
+    /// Adds a frame's head; its bodies must follow. Returns where the first of them would be.
+    #[inline]
+    pub(crate) fn put_head(&mut self, head: &[u8]) -> Place {
+        if self.buffer.is_empty() {
+            self.buffer.extend_from_slice(&[0; BATCH as usize]);
+        }
+        let frame = self.here();
+        put_varint(&mut self.buffer, head.len() as u64);
+        let start = self.here() + HEAD_SUM;
+        let sum = sum(self.number, start, head);
+        self.buffer.extend_from_slice(&sum.to_le_bytes());
+        self.buffer.extend_from_slice(head);
+        self.records += 1;
+        put_varint(&mut self.footer, u64::from(frame - self.frame_end));
+        put_varint(&mut self.footer, head.len() as u64);
+        self.footer.extend_from_slice(head);
+        self.frame_end = self.here();
+        Place {
+            segment: self.number,
+            offset: self.frame_end + BODY_SUM,
+        }
+    }
+
+    /// Adds a body of the last frame.
+    #[inline]
+    pub(crate) fn put_body(&mut self, body: &[u8]) {
+        let sum = sum(self.number, self.here() + BODY_SUM, body);
+        self.buffer.extend_from_slice(&sum.to_le_bytes());
+        self.buffer.extend_from_slice(body);
+        self.frame_end = self.here();
+    }
+
+    /// Where the next octet goes. What does not fit in 4 GiB was refused before.
+    fn here(&self) -> u32 {
+        let buffered = u32::try_from(self.buffer.len()).unwrap_or(u32::MAX);
+        self.at.saturating_add(buffered)
+    }
+
+    /// Writes the batch that was collected.
+    pub(crate) fn flush(&mut self, synced: Position) -> io::Result<u64> {
+        if self.buffer.is_empty() {
+            return Ok(0);
+        }
+        let after = self.here();
+        let header = BatchHeader {
+            bytes: after - self.at - BATCH,
+            records: self.records,
+            synced,
+        };
+        let header = header.encode(self.number, self.at);
+        if let Some(start) = self.buffer.get_mut(..BATCH as usize) {
+            start.copy_from_slice(&header);
+        }
+        self.file.write_at(u64::from(self.at), &self.buffer)?;
+        let written = self.buffer.len() as u64;
+        self.at = after;
+        self.records = 0;
+        self.buffer.clear();
+        Ok(written)
+    }
+
+    /// Writes the footer: nothing can follow.
+    pub(crate) fn seal(&mut self) -> io::Result<u64> {
+        let footer = std::mem::take(&mut self.footer);
+        seal(&self.file, self.number, self.bytes, self.at, footer)
+    }
+}
+
+/// Writes footer and trailer to the end of a file of `bytes`, which grows if it must. Returns how
+/// much was written.
+pub(crate) fn seal<F: DiskFile>(
+    file: &F,
+    number: u32,
+    bytes: u64,
+    end: u32,
+    mut footer: Vec<u8>,
+) -> io::Result<u64> {
+    let len = footer.len() as u64 + u64::from(TRAILER);
+    let at = bytes.saturating_sub(len).max(u64::from(end));
+    let too_long = || io::Error::other("a segment of more than 4 GiB");
+    let trailer = Trailer {
+        footer: u32::try_from(at).map_err(|_| too_long())?,
+        footer_bytes: u32::try_from(footer.len()).map_err(|_| too_long())?,
+        end,
+    };
+    let trailer = trailer.encode(number, &footer);
+    footer.extend_from_slice(&trailer);
+    file.write_at(at, &footer)?;
+    Ok(len)
+}
+
+/// The heads of a segment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heads {
+    /// As in a footer.
+    pub(crate) list: Vec<u8>,
+    /// Where the batches end.
+    pub(crate) end: u32,
+    /// The footer is there and sound.
+    pub(crate) has_footer: bool,
+    /// What is after the end, if the footer is not there.
+    pub(crate) tail: Tail,
+}
+
+/// What a scan found where the batches end.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Tail {
+    /// What is wrong there, if something had been begun.
+    pub(crate) broken: Option<&'static str>,
+    /// Octets that had been begun.
+    pub(crate) bytes: u64,
+    /// The highest place that any batch before or after the end calls safe.
+    pub(crate) synced: Position,
+}
+
+/// Reads the heads of a segment: from its footer, or from its batches.
+pub(crate) fn read_heads<F: DiskFile>(
+    file: &F,
+    number: u32,
+    recycled: bool,
+) -> Result<Heads, StoreError> {
+    let failed = |error: io::Error| StoreError::io(format!("read {}", log_name(number)), &error);
+    if let Some(heads) = read_footer(file, number).map_err(failed)? {
+        return Ok(heads);
+    }
+    let image = read_all(file).map_err(failed)?;
+    Ok(scan_batches(&image, number, recycled))
+}
+
+fn read_footer<F: DiskFile>(file: &F, number: u32) -> io::Result<Option<Heads>> {
+    let size = file.size()?;
+    let Some(at) = size.checked_sub(u64::from(TRAILER)) else {
+        return Ok(None);
+    };
+    let mut bytes = [0; TRAILER as usize];
+    if file.read_at(at, &mut bytes)? < bytes.len() {
+        return Ok(None);
+    }
+    let Some(trailer) = Trailer::decode(&bytes, number, size) else {
+        return Ok(None);
+    };
+    let mut list = vec![0; usize::try_from(trailer.footer_bytes).unwrap_or_default()];
+    let read = file.read_at(u64::from(trailer.footer), &mut list)?;
+    let is_sound = read == list.len() && trailer.verify(&bytes, number, &list);
+    Ok(is_sound.then_some(Heads {
+        list,
+        end: trailer.end,
+        has_footer: true,
+        tail: Tail::default(),
+    }))
+}
+
+/// The heads in the image of a whole file, if its footer is sound.
+pub(crate) fn footer_of(image: &[u8], number: u32) -> Option<Heads> {
+    let at = image.len().checked_sub(TRAILER as usize)?;
+    let bytes = image.get(at..)?;
+    let trailer = Trailer::decode(bytes, number, image.len() as u64)?;
+    let list = image.get(trailer.footer as usize..at)?;
+    trailer.verify(bytes, number, list).then(|| Heads {
+        list: list.to_vec(),
+        end: trailer.end,
+        has_footer: true,
+        tail: Tail::default(),
+    })
+}
+
+pub(crate) fn read_all<F: DiskFile>(file: &F) -> io::Result<Vec<u8>> {
+    let size = usize::try_from(file.size()?).map_err(io::Error::other)?;
+    let mut image = vec![0; size];
+    let read = file.read_at(0, &mut image)?;
+    image.truncate(read);
+    Ok(image)
+}
+
+/// Reads the batches of a file's image, up to the first thing that is not sound.
+pub(crate) fn scan_batches(image: &[u8], number: u32, recycled: bool) -> Heads {
+    let mut heads = Heads {
+        end: HEADER,
+        ..Heads::default()
+    };
+    let mut frame_end = HEADER;
+    'batches: while let Some(batch) = batch_at(image, number, heads.end) {
+        heads.tail.synced = heads.tail.synced.max(batch.synced);
+        let start = heads.end + BATCH;
+        let Some(stop) = start
+            .checked_add(batch.bytes)
+            .filter(|stop| *stop as usize <= image.len())
+        else {
+            heads.tail.broken = Some("a batch is longer than the file");
+            break;
+        };
+        let mut at = start;
+        while at < stop {
+            let Some((head, after)) = frame_at(image, number, at, stop) else {
+                heads.tail.broken = Some("a record is not what was written");
+                heads.tail.bytes = u64::from(stop - at);
+                // What is sound of the batch stays.
+                heads.end = if at == start { heads.end } else { at };
+                break 'batches;
+            };
+            put_varint(&mut heads.list, u64::from(at - frame_end));
+            put_varint(&mut heads.list, head.len() as u64);
+            heads.list.extend_from_slice(head);
+            frame_end = after;
+            at = after;
+        }
+        heads.end = stop;
+    }
+    look_behind(image, number, recycled, &mut heads);
+    heads
+}
+
+/// Looks for batches after the end: they were begun, and say what had been safe.
+fn look_behind(image: &[u8], number: u32, recycled: bool, heads: &mut Heads) {
+    let after = image.get(heads.end as usize..).unwrap_or_default();
+    for (place, window) in (heads.end..).zip(after.windows(BATCH_MAGIC.len())) {
+        if window == BATCH_MAGIC
+            && let Some(batch) = batch_at(image, number, place)
+        {
+            let last = u64::from(place - heads.end) + u64::from(BATCH) + u64::from(batch.bytes);
+            heads.tail.synced = heads.tail.synced.max(batch.synced);
+            heads.tail.bytes = heads.tail.bytes.max(last.min(after.len() as u64));
+            heads.tail.broken.get_or_insert("a batch is not there");
+        }
+    }
+    let next = after.get(..BATCH as usize).unwrap_or(after);
+    if heads.tail.broken.is_none() && !recycled && next.iter().any(|octet| *octet != 0) {
+        heads.tail.broken = Some("a batch was only begun");
+        heads.tail.bytes = next.len() as u64;
+    }
+}
+
+fn batch_at(image: &[u8], number: u32, at: u32) -> Option<BatchHeader> {
+    BatchHeader::decode(image.get(at as usize..)?, number, at)
+}
+
+/// The head of the frame at this place, and where the frame ends, if all of it is sound.
+fn frame_at(image: &[u8], number: u32, at: u32, stop: u32) -> Option<(&[u8], u32)> {
+    let frame = image.get(at as usize..stop as usize)?;
+    let mut input = Input(frame);
+    let len = usize::try_from(input.varint()?).ok()?;
+    let expected = input.u32()?;
+    let here = |input: &Input<'_>| stop.checked_sub(u32::try_from(input.0.len()).ok()?);
+    let start = here(&input)?;
+    let bytes = input.take(len)?;
+    if sum(number, start, bytes) != expected {
+        return None;
+    }
+    let head = decode_head(bytes)?;
+    let mut is_sound = true;
+    head.what.each_body(&mut |len| {
+        is_sound = is_sound && {
+            let expected = input.u32();
+            let start = here(&input);
+            let body = input.take(len as usize);
+            match (expected, start, body) {
+                (Some(expected), Some(start), Some(body)) => sum(number, start, body) == expected,
+                _ => false,
+            }
+        };
+    });
+    is_sound.then_some((bytes, here(&input)?))
+}
+
+/// The heads of a list, one after the other, each with the place of its first body.
+#[derive(Debug)]
+pub(crate) struct Entries<'a> {
+    input: Input<'a>,
+    number: u32,
+    frame_end: u32,
+}
+
+/// A head with where it is.
+#[derive(Debug)]
+pub(crate) struct Entry<'a> {
+    /// Where the frame begins.
+    pub(crate) frame: u32,
+    pub(crate) head: Head<'a>,
+    /// Where its first body is or would be.
+    pub(crate) place: Place,
+}
+
+impl<'a> Entries<'a> {
+    pub(crate) fn new(list: &'a [u8], number: u32) -> Self {
+        Self {
+            input: Input(list),
+            number,
+            frame_end: HEADER,
+        }
+    }
+
+    /// Goes on where another one was: what [`mark`](Self::mark) said.
+    pub(crate) fn resume(list: &'a [u8], number: u32, mark: (usize, u32)) -> Self {
+        Self {
+            input: Input(list.get(mark.0..).unwrap_or_default()),
+            number,
+            frame_end: mark.1,
+        }
+    }
+
+    pub(crate) fn mark(&self, list: &[u8]) -> (usize, u32) {
+        (list.len() - self.input.0.len(), self.frame_end)
+    }
+
+    fn entry(&mut self) -> Option<Entry<'a>> {
+        let frame = self.frame_end.checked_add(self.input.varint_u32()?)?;
+        let len = self.input.varint_u32()?;
+        let bytes = self.input.take(len as usize)?;
+        let head = decode_head(bytes)?;
+        let before = u32::try_from(frame_bytes(len as usize)).ok()?;
+        let bodies = frame.checked_add(before)?;
+        let end = bodies.checked_add(head.bodies()?)?;
+        self.frame_end = end;
+        Some(Entry {
+            frame,
+            head,
+            place: Place {
+                segment: self.number,
+                offset: bodies.checked_add(BODY_SUM)?,
+            },
+        })
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    /// None in it: what follows is no head.
+    type Item = Option<Entry<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.input.is_empty() {
+            return None;
+        }
+        let entry = self.entry();
+        if entry.is_none() {
+            self.input = Input(&[]);
+        }
+        Some(entry)
+    }
+}
+
+/// Reads a body and checks its sum. None if it is not what was written there.
+pub(crate) fn read_body<F: DiskFile>(
+    file: &F,
+    place: Place,
+    bytes: u32,
+    buffer: &mut Vec<u8>,
+) -> io::Result<bool> {
+    let Some(at) = place.offset.checked_sub(BODY_SUM) else {
+        return Ok(false);
+    };
+    buffer.clear();
+    buffer.resize(bytes as usize + BODY_SUM as usize, 0);
+    let read = file.read_at(u64::from(at), buffer)?;
+    Ok(read == buffer.len() && body_is_sound(place, buffer))
+}
+
+/// Whether octets read from before a body, sum first, are what was written there.
+pub(crate) fn body_is_sound(place: Place, bytes: &[u8]) -> bool {
+    let mut input = Input(bytes);
+    input.u32() == Some(sum(place.segment, place.offset, input.0))
+}

@@ -1,0 +1,464 @@
+//! What the log knows: vhosts, their definitions, queues and living messages, and what lives in
+//! which segment.
+//!
+//! Writing and recovery change it by the same functions, in the order of the log. One lock is
+//! around it; a fetch takes it to look places up.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use leveret_core::ids::{Lsn, QueueNumber, Seq};
+use leveret_core::log::{Recovered, RecoveredQueue, Run};
+use leveret_core::record::{Fact, MAY_DELIVER_FIRST};
+
+use crate::definitions::Definitions;
+use crate::format::{Position, varint_len};
+use crate::messages::{Loc, Messages};
+use crate::record::{BODY_SUM, What};
+
+/// Octets of a message's frame beside what is said of its user and places. Only for weighing what
+/// lives, and so roughly.
+const FRAME_BYTES: usize = 24;
+
+/// Octets of a head beside user and places, roughly.
+const HEAD_BYTES: usize = 16;
+
+/// Octets of memory a message takes beside its block.
+const BLOCK_BYTES: u64 = 2 * size_of::<usize>() as u64;
+
+/// Everything that is known.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) vhosts: BTreeMap<u32, Vhost>,
+    queues: Vec<Queue>,
+    /// Places in `queues` that are free.
+    vacant: Vec<usize>,
+    by_number: HashMap<(u32, u64), usize, BuildHasherDefault<NumberHasher>>,
+    /// The last one that was looked up: most records are of the same queue as the one before.
+    remembered: Option<(u32, u64, usize)>,
+    pub(crate) segments: BTreeMap<u32, Segment>,
+}
+
+/// A vhost.
+#[derive(Debug, Default)]
+pub(crate) struct Vhost {
+    pub(crate) name: String,
+    /// The last record.
+    pub(crate) last: u64,
+    pub(crate) definitions: Definitions,
+}
+
+/// A durable queue.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) vhost: u32,
+    pub(crate) number: u64,
+    pub(crate) last: u64,
+    pub(crate) delivered_through: u64,
+    pub(crate) messages: Messages,
+    /// While recovering: runs of living messages that a checkpoint names and that were not found
+    /// yet, first -> last.
+    pub(crate) missing: BTreeMap<u64, u64>,
+}
+
+/// A segment that is in use.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Segment {
+    /// Octets of the file.
+    pub(crate) bytes: u64,
+    /// Where its batches end.
+    pub(crate) end: u32,
+    /// Nothing more is written to it.
+    pub(crate) is_sealed: bool,
+    /// Octets that live because of messages.
+    pub(crate) living: u64,
+    /// Living copies of messages.
+    pub(crate) copies: u64,
+    /// Something in it cannot be read, so it stays as it is.
+    pub(crate) is_rotten: bool,
+    /// The file held another segment before.
+    pub(crate) recycled: bool,
+    /// The end of the segment before.
+    pub(crate) previous: Position,
+}
+
+/// Where the body of a message is that is taken in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) segment: u32,
+    pub(crate) offset: u32,
+}
+
+impl State {
+    /// The number of a vhost, if it has one.
+    pub(crate) fn vhost_number(&self, name: &str) -> Option<u32> {
+        let mut vhosts = self.vhosts.iter();
+        vhosts
+            .find(|(_, vhost)| vhost.name == name)
+            .map(|(number, _)| *number)
+    }
+
+    pub(crate) fn name_vhost(&mut self, number: u32, name: &str) {
+        self.vhosts.entry(number).or_default().name = name.to_owned();
+    }
+
+    /// A record was written.
+    pub(crate) fn reach(&mut self, vhost: u32, lsn: u64) {
+        if let Some(vhost) = self.vhosts.get_mut(&vhost) {
+            vhost.last = vhost.last.max(lsn);
+        }
+    }
+
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &Queue> {
+        self.queues.iter().filter(|queue| queue.number != 0)
+    }
+
+    pub(crate) fn queue(&mut self, vhost: u32, number: u64) -> Option<&mut Queue> {
+        let at = self.find(vhost, number)?;
+        self.queues.get_mut(at)
+    }
+
+    #[inline]
+    fn find(&mut self, vhost: u32, number: u64) -> Option<usize> {
+        if let Some((of, queue, at)) = self.remembered
+            && of == vhost
+            && queue == number
+        {
+            return Some(at);
+        }
+        let at = *self.by_number.get(&(vhost, number))?;
+        self.remembered = Some((vhost, number, at));
+        Some(at)
+    }
+
+    /// A queue is there from here on; one with this number that is there stays.
+    pub(crate) fn add_queue(&mut self, vhost: u32, number: u64) {
+        if number == 0 || self.by_number.contains_key(&(vhost, number)) {
+            return;
+        }
+        let queue = Queue {
+            vhost,
+            number,
+            delivered_through: MAY_DELIVER_FIRST,
+            ..Queue::default()
+        };
+        let at = self.vacant.pop().unwrap_or(self.queues.len());
+        if let Some(slot) = self.queues.get_mut(at) {
+            *slot = queue;
+        } else {
+            self.queues.push(queue);
+        }
+        self.by_number.insert((vhost, number), at);
+    }
+
+    fn remove_queue(&mut self, vhost: u32, number: u64) {
+        let Some(at) = self.by_number.remove(&(vhost, number)) else {
+            return;
+        };
+        self.remembered = None;
+        self.vacant.push(at);
+        let queue = self.queues.get_mut(at).map(std::mem::take);
+        for (_, loc) in queue.iter().flat_map(|queue| queue.messages.iter()) {
+            lighten(&mut self.segments, loc);
+        }
+    }
+
+    /// A declaration, deletion or binding.
+    pub(crate) fn define(&mut self, vhost: u32, lsn: u64, fact: Fact) {
+        match &fact {
+            Fact::QueueDeclared { .. } => self.add_queue(vhost, lsn),
+            Fact::QueueDeleted { queue, .. } => self.remove_queue(vhost, queue.0),
+            _ => {}
+        }
+        if let Some(vhost) = self.vhosts.get_mut(&vhost) {
+            vhost.definitions.apply(lsn, fact);
+        }
+    }
+
+    /// A message is in these places from here on.
+    pub(crate) fn publish(
+        &mut self,
+        vhost: u32,
+        bytes: u32,
+        user: &str,
+        places: impl ExactSizeIterator<Item = (u64, u64)> + Clone,
+        place: Place,
+    ) {
+        let loc = loc(bytes, user, places.clone(), place);
+        for (queue, seq) in places {
+            let Some(queue) = self.queue(vhost, queue) else {
+                continue;
+            };
+            queue.last = queue.last.max(seq);
+            cut_out(&mut queue.missing, seq, seq);
+            let before = queue.messages.insert(seq, loc);
+            burden(&mut self.segments, loc);
+            if let Some(before) = before {
+                lighten(&mut self.segments, before);
+            }
+        }
+    }
+
+    /// A message was found again: copied, or looked for after a checkpoint named it. Places that
+    /// are settled stay so.
+    pub(crate) fn locate(
+        &mut self,
+        vhost: u32,
+        bytes: u32,
+        user: &str,
+        places: impl ExactSizeIterator<Item = (u64, u64)> + Clone,
+        place: Place,
+    ) {
+        let loc = loc(bytes, user, places.clone(), place);
+        for (queue, seq) in places {
+            let Some(queue) = self.queue(vhost, queue) else {
+                continue;
+            };
+            let lives = cut_out(&mut queue.missing, seq, seq) || queue.messages.get(seq).is_some();
+            if !lives {
+                continue;
+            }
+            let before = queue.messages.insert(seq, loc);
+            burden(&mut self.segments, loc);
+            if let Some(before) = before {
+                lighten(&mut self.segments, before);
+            }
+        }
+    }
+
+    /// The messages in these places have left their queue.
+    pub(crate) fn settle(&mut self, vhost: u32, queue: u64, runs: &[(u64, u64)]) {
+        let Some(at) = self.find(vhost, queue) else {
+            return;
+        };
+        let Some(queue) = self.queues.get_mut(at) else {
+            return;
+        };
+        for &(first, last) in runs {
+            queue.last = queue.last.max(last);
+            if !queue.missing.is_empty() {
+                cut_out(&mut queue.missing, first, last);
+            }
+            queue
+                .messages
+                .remove_run(first, last, |loc| lighten(&mut self.segments, loc));
+        }
+    }
+
+    pub(crate) fn may_deliver(&mut self, vhost: u32, queue: u64, through: u64) {
+        if let Some(queue) = self.queue(vhost, queue) {
+            queue.delivered_through = through;
+        }
+    }
+
+    /// Takes in a record that was read. `place` is where its first body would be (the block, not
+    /// the sum before it).
+    pub(crate) fn apply(&mut self, vhost: u32, lsn: u64, what: What<'_>, place: &mut Place) {
+        self.reach(vhost, lsn);
+        match what {
+            What::VhostNamed(name) => self.name_vhost(vhost, name),
+            What::Defined(fact) => self.define(vhost, lsn, fact),
+            What::Published(publish) => {
+                let places = publish.places.iter().copied();
+                self.publish(vhost, publish.bytes, publish.user, places, *place);
+                place.pass(publish.bytes);
+            }
+            What::Moved(publish) => {
+                let places = publish.places.iter().copied();
+                self.locate(vhost, publish.bytes, publish.user, places, *place);
+                place.pass(publish.bytes);
+            }
+            What::Settled { queue, runs } => self.settle(vhost, queue, &runs),
+            What::MayDeliver { queue, through } => self.may_deliver(vhost, queue, through),
+            What::Together(parts) => {
+                for part in parts {
+                    self.apply(vhost, lsn, part, place);
+                }
+            }
+            What::Checkpoint(_) | What::Freed(_) | What::Reached => {}
+        }
+    }
+
+    /// Takes in only where messages are, of a record before the checkpoint.
+    pub(crate) fn apply_places(&mut self, vhost: u32, what: &What<'_>, place: &mut Place) {
+        match what {
+            What::Published(publish) | What::Moved(publish) => {
+                let places = publish.places.iter().copied();
+                self.locate(vhost, publish.bytes, publish.user, places, *place);
+                place.pass(publish.bytes);
+            }
+            What::Together(parts) => {
+                for part in parts {
+                    self.apply_places(vhost, part, place);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a message lives at this very place.
+    pub(crate) fn lives_at(&mut self, vhost: u32, queue: u64, seq: u64, place: Place) -> bool {
+        let loc = self
+            .queue(vhost, queue)
+            .and_then(|queue| queue.messages.get(seq));
+        loc.is_some_and(|loc| loc.segment == place.segment && loc.offset == place.offset)
+    }
+
+    /// Living messages, once for each queue.
+    pub(crate) fn messages(&self) -> u64 {
+        self.queues().map(|queue| queue.messages.len()).sum()
+    }
+
+    /// What is known of a vhost.
+    pub(crate) fn recovered(&self, number: u32) -> Recovered {
+        let Some(vhost) = self.vhosts.get(&number) else {
+            return Recovered::default();
+        };
+        let definitions = vhost.definitions.iter();
+        let queues = self.queues().filter(|queue| queue.vhost == number);
+        let mut queues: Vec<_> = queues.map(Queue::recovered).collect();
+        queues.sort_unstable_by_key(|queue| queue.number);
+        Recovered {
+            last: Lsn(vhost.last),
+            definitions: definitions
+                .map(|(lsn, fact)| (Lsn(lsn), fact.clone()))
+                .collect(),
+            queues,
+        }
+    }
+}
+
+impl Queue {
+    /// Runs of places with messages, and octets of the messages there in memory.
+    pub(crate) fn runs(&self) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        for (seq, loc) in self.messages.iter() {
+            let bytes = u64::from(loc.bytes) + BLOCK_BYTES;
+            match runs.last_mut() {
+                Some(run) if run.last.0.checked_add(1) == Some(seq) => {
+                    run.last = Seq(seq);
+                    run.bytes = run.bytes.saturating_add(bytes);
+                }
+                _ => runs.push(Run {
+                    first: Seq(seq),
+                    last: Seq(seq),
+                    bytes,
+                }),
+            }
+        }
+        runs
+    }
+
+    fn recovered(&self) -> RecoveredQueue {
+        RecoveredQueue {
+            number: QueueNumber(self.number),
+            last: Seq(self.last),
+            delivered_through: Seq(self.delivered_through),
+            runs: self.runs(),
+        }
+    }
+}
+
+impl Place {
+    /// Goes on to the next body.
+    pub(crate) fn pass(&mut self, bytes: u32) {
+        let next = self.offset.saturating_add(bytes);
+        self.offset = next.saturating_add(BODY_SUM);
+    }
+}
+
+/// Where a message is, and its share of the octets that its record takes, footer included.
+#[inline]
+fn loc(
+    bytes: u32,
+    user: &str,
+    places: impl ExactSizeIterator<Item = (u64, u64)>,
+    place: Place,
+) -> Loc {
+    let copies = places.len().max(1);
+    let places: usize = places
+        .map(|(queue, seq)| varint_len(queue) + varint_len(seq))
+        .sum();
+    let beside = FRAME_BYTES + 2 * (HEAD_BYTES + user.len() + places);
+    let share = (bytes as usize + beside).div_ceil(copies);
+    Loc {
+        segment: place.segment,
+        offset: place.offset,
+        bytes,
+        weight: u32::try_from(share).unwrap_or(u32::MAX),
+    }
+}
+
+fn burden(segments: &mut BTreeMap<u32, Segment>, loc: Loc) {
+    if let Some(segment) = segments.get_mut(&loc.segment) {
+        segment.living += u64::from(loc.weight);
+        segment.copies += 1;
+    }
+}
+
+fn lighten(segments: &mut BTreeMap<u32, Segment>, loc: Loc) {
+    if let Some(segment) = segments.get_mut(&loc.segment) {
+        segment.living = segment.living.saturating_sub(u64::from(loc.weight));
+        segment.copies = segment.copies.saturating_sub(1);
+    }
+}
+
+/// Cuts a run out of runs; true if any of it was there.
+fn cut_out(runs: &mut BTreeMap<u64, u64>, first: u64, last: u64) -> bool {
+    let mut any = false;
+    while let Some((&start, &end)) = runs.range(..=last).next_back()
+        && end >= first
+    {
+        any = true;
+        runs.remove(&start);
+        if start < first {
+            runs.insert(start, first - 1);
+        }
+        if end > last {
+            runs.insert(last + 1, end);
+        }
+    }
+    any
+}
+
+/// Numbers that are given out one after the other need no secret hash.
+#[derive(Default)]
+pub(crate) struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &octet in bytes {
+            self.write_u64(u64::from(octet));
+        }
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        // An odd number with its bits well mixed (that of the golden ratio).
+        let mixed = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_cut_out_of_runs() {
+        let mut runs = BTreeMap::from([(1, 10), (20, 30)]);
+        assert!(cut_out(&mut runs, 5, 5));
+        assert!(!cut_out(&mut runs, 11, 19), "nothing there");
+        assert!(cut_out(&mut runs, 9, 21));
+        assert_eq!(runs, BTreeMap::from([(1, 4), (6, 8), (22, 30)]));
+        assert!(cut_out(&mut runs, 0, u64::MAX));
+        assert!(runs.is_empty());
+    }
+}
