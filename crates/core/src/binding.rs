@@ -25,17 +25,44 @@ pub(crate) struct Binding {
     pub(crate) arguments: Arc<[u8]>,
 }
 
+impl Binding {
+    fn text_bytes(&self) -> usize {
+        self.routing_key.len() + self.arguments.len()
+    }
+}
+
 /// All bindings of a vhost, but for the default exchange's, which follow from the queues' names.
 #[derive(Debug, Default)]
 pub(crate) struct Bindings {
     from: BTreeMap<ExchangeId, BTreeSet<Binding>>,
     to: BTreeMap<Destination, BTreeSet<Binding>>,
     len: usize,
+    /// Octets of all keys and arguments.
+    text_bytes: usize,
+    /// What routing takes for the bindings of each exchange, as last told, and in all.
+    route_bytes: BTreeMap<ExchangeId, usize>,
+    route_bytes_all: usize,
 }
 
 impl Bindings {
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Memory they take beside a fixed cost for each, in octets.
+    pub(crate) fn bytes(&self) -> usize {
+        self.text_bytes + self.route_bytes_all
+    }
+
+    /// Routing takes so much memory for the bindings of this exchange now, in octets.
+    pub(crate) fn weigh(&mut self, source: ExchangeId, bytes: usize) {
+        let before = if bytes == 0 {
+            self.route_bytes.remove(&source)
+        } else {
+            self.route_bytes.insert(source, bytes)
+        };
+        self.route_bytes_all += bytes;
+        self.route_bytes_all -= before.unwrap_or_default();
     }
 
     pub(crate) fn contains(&self, binding: &Binding) -> bool {
@@ -52,6 +79,7 @@ impl Bindings {
             .or_default()
             .insert(binding.clone());
         if added {
+            self.text_bytes += binding.text_bytes();
             self.to
                 .entry(binding.destination)
                 .or_default()
@@ -67,6 +95,7 @@ impl Bindings {
         if removed {
             take(&mut self.to, &binding.destination, binding);
             self.len -= 1;
+            self.text_bytes -= binding.text_bytes();
         }
         removed
     }

@@ -37,6 +37,13 @@ pub struct Limits {
     pub exchanges_max: usize,
     /// Bindings in the vhost.
     pub bindings_max: usize,
+    /// Octets that the bindings in the vhost take beside a fixed cost of about half a KiB each:
+    /// their keys and arguments, and what routing makes of them. A topic pattern costs some 80
+    /// octets for each word it shares with no other, twice that if no other has the word at all; a
+    /// headers binding up to some 1,200 for each key.
+    pub binding_bytes_max: usize,
+    /// Consumers in the vhost.
+    pub consumers_max: usize,
     /// Consumers on one channel.
     pub consumers_per_channel_max: usize,
     /// Octets of deliveries that may wait in one connection's outbox before its consumers are
@@ -53,6 +60,8 @@ impl Default for Limits {
             queues_max: 100_000,
             exchanges_max: 10_000,
             bindings_max: 1_000_000,
+            binding_bytes_max: 256 << 20,
+            consumers_max: 100_000,
             consumers_per_channel_max: 10_000,
             outbox_bytes_max: 1 << 20,
             queue_memory_max: 16 << 20,

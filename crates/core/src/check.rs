@@ -271,6 +271,10 @@ impl Vhost {
             );
         }
         assert_eq!(bindings, self.bindings.len());
+        assert!(
+            bindings > 0 || self.bindings.bytes() == 0,
+            "nothing weighs nothing"
+        );
     }
 
     fn check_replies(&self) {

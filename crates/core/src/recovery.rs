@@ -126,6 +126,7 @@ impl Vhost {
         };
         if let Some(exchange) = self.exchanges.get_mut(source) {
             exchange.routes.bind(&binding);
+            self.bindings.weigh(binding.source, exchange.routes.bytes());
         }
         self.bindings.insert(binding);
         Ok(())

@@ -128,6 +128,7 @@ impl Vhost {
                 self.work += 1;
                 self.bindings.remove(&binding);
             }
+            self.bindings.weigh(id, 0);
             let Some(exchange) = self.exchanges.remove(id) else {
                 continue;
             };
@@ -170,6 +171,7 @@ impl Vhost {
         self.router.topology_changed();
         let source = self.exchanges.get_mut(binding.source)?;
         source.routes.unbind(binding);
+        self.bindings.weigh(binding.source, source.routes.bytes());
         let unused = source.auto_delete && !self.bindings.any_from(binding.source);
         unused.then_some(binding.source)
     }

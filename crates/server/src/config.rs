@@ -158,6 +158,17 @@ settings! {
     /// Most bindings of one vhost.
     bindings_max: usize = "1000000", in "1" ..= "1000000000";
 
+    /// Most memory that keys and arguments of one vhost's bindings take, with what routing makes of
+    /// them, in octets.
+    ///
+    /// Beside it each binding takes about half a KiB, which `bindings_max` bounds. A topic pattern
+    /// costs some 80 octets for each word it shares with no other pattern, a headers binding up to
+    /// 1,200 for each key.
+    binding_bytes_max: Octets = "256MiB", in "64KiB" ..= "1024GiB";
+
+    /// Most consumers of one vhost.
+    consumers_max: usize = "100000", in "1" ..= "100000000";
+
     /// Most consumers of one channel.
     consumers_per_channel_max: usize = "10000", in "1" ..= "1000000";
 

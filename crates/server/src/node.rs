@@ -121,6 +121,8 @@ fn limits(settings: &Settings) -> Limits {
         queues_max: settings.queues_max,
         exchanges_max: settings.exchanges_max,
         bindings_max: settings.bindings_max,
+        binding_bytes_max: settings.binding_bytes_max.as_usize(),
+        consumers_max: settings.consumers_max,
         consumers_per_channel_max: settings.consumers_per_channel_max,
         outbox_bytes_max: settings.outbox_max.as_usize(),
     }

@@ -32,7 +32,16 @@ pub(super) struct Headers {
     others: BTreeSet<DefaultKey>,
     /// Number of the last message.
     pass: u64,
+    /// What all matchers take, in octets.
+    bytes: usize,
 }
+
+/// What a key takes that a binding asks for, in octets.
+const WANTED_BYTES: usize = 160;
+
+/// What it takes to find a binding by one of its keys, in octets, if no other shares the key: three
+/// trees of one node each, most of which is room for more.
+const FOUND_BY_BYTES: usize = 1_024;
 
 /// The headers of a message by name; of several with one name the first counts.
 struct Sorted<'a>(Vec<(&'a str, &'a FieldValue)>);
@@ -75,6 +84,7 @@ impl ExchangeType for Headers {
     fn bind(&mut self, binding: &Binding) {
         let mut matcher = Matcher::new(binding);
         matcher.found_by = self.choose(&matcher);
+        self.bytes += matcher.bytes();
         let found_by = matcher.found_by.clone();
         let key = self.matchers.insert(matcher);
         self.by_binding.insert(binding.clone(), key);
@@ -97,6 +107,7 @@ impl ExchangeType for Headers {
         else {
             return;
         };
+        self.bytes -= matcher.bytes();
         self.others.remove(&key);
         for (name, value) in matcher.found_by.unwrap_or_default() {
             let Some(values) = self.by_value.get_mut(&name) else {
@@ -158,6 +169,10 @@ impl ExchangeType for Headers {
         true
     }
 
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn census(&self) -> BTreeMap<Destination, usize> {
         let mut census = BTreeMap::new();
         for binding in self.by_binding.keys() {
@@ -216,6 +231,12 @@ impl Matcher {
             found_by: None,
             tried: 0,
         }
+    }
+
+    /// Memory it takes, in octets, about.
+    fn bytes(&self) -> usize {
+        let found_by = self.found_by.as_ref().map_or(0, Vec::len);
+        self.wanted.len() * WANTED_BYTES + found_by * FOUND_BY_BYTES
     }
 
     /// Adds to `looked_at` how many headers were looked up.

@@ -51,6 +51,11 @@ pub(crate) trait ExchangeType: fmt::Debug + Send {
         true
     }
 
+    /// Memory that the index takes beside a fixed cost for each binding, in octets, about.
+    fn bytes(&self) -> usize {
+        0
+    }
+
     /// How many bindings lead to each destination, to be compared with the register's.
     fn census(&self) -> BTreeMap<Destination, usize>;
 }

@@ -36,6 +36,10 @@ impl ExchangeType for Topic {
         self.patterns.matches(routing_key, to)
     }
 
+    fn bytes(&self) -> usize {
+        self.patterns.bytes()
+    }
+
     fn census(&self) -> BTreeMap<Destination, usize> {
         self.patterns.census()
     }

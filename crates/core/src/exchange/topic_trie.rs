@@ -20,6 +20,13 @@ use crate::binding::Destination;
 use crate::exchange::Destinations;
 use crate::map::{HashSeed, Map};
 
+/// What a node takes, in octets: itself and the edge that leads to it, in a table that is half
+/// full.
+const NODE_BYTES: usize = size_of::<Node>() + 2 * size_of::<((NodeId, u32), NodeId)>();
+
+/// What a word takes beside its text, in octets.
+const WORD_BYTES: usize = 2 * size_of::<(Arc<str>, Word)>() + 2 * size_of::<usize>();
+
 /// Index of a node in `nodes`; the root is 0, which is nobody's child, so 0 also says "none".
 type NodeId = u32;
 
@@ -141,6 +148,12 @@ impl TopicTrie {
         self.here = here;
         self.next = next;
         visited
+    }
+
+    /// Memory that nodes and words in use take, in octets, about.
+    pub(super) fn bytes(&self) -> usize {
+        let nodes = self.nodes.len() - self.free_nodes.len() - 1; // the root is always there
+        nodes * NODE_BYTES + self.words.len() * WORD_BYTES
     }
 
     /// How many patterns lead to each destination.

@@ -86,6 +86,12 @@ impl Vhost {
         if *m.queue == *REPLY_TO {
             return self.consume_replies(from, &m, fx);
         }
+        let max = self.limits.consumers_max;
+        if self.consumers.len() >= max {
+            let vhost = &self.name;
+            let why = format_args!("reached maximum ({max}) of consumers in vhost '{vhost}'");
+            return Err(AmqpError::not_allowed(why));
+        }
         let prefetch = channel.prefetch;
         let name = self.expand_queue(from, &m.queue)?;
         let named = self.queue_named(&name);

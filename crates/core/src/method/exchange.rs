@@ -289,6 +289,15 @@ impl Vhost {
             );
             return Err(AmqpError::precondition_failed(why));
         }
+        if self.bindings.bytes() >= self.limits.binding_bytes_max {
+            let limit = self.limits.binding_bytes_max;
+            let why = format_args!(
+                "cannot bind: keys and arguments of the bindings in vhost '{}' take {limit} octets \
+                 of memory, which is the limit",
+                self.name
+            );
+            return Err(AmqpError::precondition_failed(why));
+        }
 
         let due = match fact {
             Some(fact) => self.define(Fact::Bound(fact), fx),
@@ -296,6 +305,7 @@ impl Vhost {
         };
         if let Some(exchange) = self.exchanges.get_mut(source) {
             exchange.routes.bind(&binding);
+            self.bindings.weigh(source, exchange.routes.bytes());
         }
         self.bindings.insert(binding);
         self.router.topology_changed();
