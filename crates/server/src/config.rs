@@ -131,6 +131,10 @@ settings! {
     /// Time from the first octet of a connection until it is logged in and has opened its vhost.
     handshake_timeout: Span = "10s", in "100ms" ..= "10m";
 
+    /// How long the octets for a connection may wait without its socket taking one of them; then
+    /// it is closed. `0s` waits for ever.
+    send_timeout: Span = "15s", in "0s" ..= "24h";
+
     /// Time for a TLS handshake.
     tls_handshake_timeout: Span = "5s", in "100ms" ..= "10m";
 

@@ -64,7 +64,14 @@ where
     W: AsyncWrite + Unpin + Send + 'static,
 {
     let outbox_max = node.settings.outbox_max.as_usize();
-    let writing = Writer::new(Arc::clone(&link), writer, node.clock, outbox_max);
+    let send_timeout = node.settings.send_timeout.0;
+    let writing = Writer::new(
+        Arc::clone(&link),
+        writer,
+        node.clock,
+        outbox_max,
+        send_timeout,
+    );
     let mut writing = tokio::spawn(writing.run());
 
     let mut connection = Connection::new(Arc::clone(&node), Arc::clone(&link), &mut reader);
@@ -224,7 +231,7 @@ impl<'a, R: AsyncRead + Unpin> Connection<'a, R> {
         if signals.has(Signals::WRITER_ENDED) {
             let error = self.link.write_error();
             return Poll::Ready(Step::End(error.map_or(End::Written, |error| {
-                End::Broken(io::Error::from(error.kind()))
+                End::Broken(io::Error::new(error.kind(), error.to_string()))
             })));
         }
         if signals.has(Signals::EVICTED) && self.link.seat().is_none() {

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use leveret_core::{Input, Outbound};
 use leveret_session::{Encoder, Wire};
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::io::AsyncWrite;
+use tokio::time::Sleep;
 
 use crate::clock::Clock;
 use crate::link::Link;
@@ -177,11 +178,52 @@ pub struct Writer<W> {
     replies: usize,
     /// Buffers have grown since they were last given back.
     large: bool,
+    patience: Patience,
+}
+
+/// How long the socket may take nothing.
+#[derive(Debug)]
+struct Patience {
+    /// Zero is for ever.
+    max: Duration,
+    /// Runs while the socket takes nothing. A box, and only then, as most connections never need
+    /// it.
+    ends: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    /// Passes on what became of an attempt to write, but fails if none was successful for too long.
+    fn limit<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        attempt: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if attempt.is_ready() || self.max.is_zero() {
+            self.ends = None;
+            return attempt;
+        }
+        let max = self.max;
+        let ends = self
+            .ends
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(max)));
+        ends.as_mut().poll(cx).map(|()| {
+            let why =
+                format!("the client took nothing of what waits for it in {max:?} (send_timeout)");
+            Err(io::Error::new(io::ErrorKind::TimedOut, why))
+        })
+    }
 }
 
 impl<W: AsyncWrite + Unpin> Writer<W> {
-    /// A writer; `outbox_max` is what the core may have under way.
-    pub fn new(link: Arc<Link>, socket: W, clock: Clock, outbox_max: usize) -> Self {
+    /// A writer; `outbox_max` is what the core may have under way. If the socket takes nothing for
+    /// `send_timeout` it ends with an error; zero is for ever.
+    pub fn new(
+        link: Arc<Link>,
+        socket: W,
+        clock: Clock,
+        outbox_max: usize,
+        send_timeout: Duration,
+    ) -> Self {
         Self {
             encoder: Encoder::new(link.frame_max()),
             link,
@@ -193,6 +235,10 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             report_bytes: outbox_max / 4,
             replies: 0,
             large: false,
+            patience: Patience {
+                max: send_timeout,
+                ends: None,
+            },
         }
     }
 
@@ -224,7 +270,15 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             }
             self.batch = batch;
             self.flush().await?;
-            self.socket.flush().await?; // TLS holds back what does not fill a record
+            let Self {
+                socket, patience, ..
+            } = self;
+            // TLS holds back what does not fill a record.
+            poll_fn(|cx| {
+                let attempt = Pin::new(&mut *socket).poll_flush(cx);
+                patience.limit(cx, attempt)
+            })
+            .await?;
             if self.wire.close_after() {
                 break;
             }
@@ -252,16 +306,23 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     async fn flush(&mut self) -> io::Result<()> {
         self.large |= self.wire.len() > BUFFER_KEPT_BYTES;
         while !self.wire.is_empty() {
-            let Self { socket, wire, .. } = self;
+            let Self {
+                socket,
+                wire,
+                patience,
+                ..
+            } = self;
             // The slices live inside the closure: held across the wait they would be a kilobyte of
             // every connection's memory.
             let written = poll_fn(|cx| {
-                if !socket.is_write_vectored() {
-                    return Pin::new(&mut *socket).poll_write(cx, wire.first());
-                }
-                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-                let count = wire.io_slices(&mut slices);
-                Pin::new(&mut *socket).poll_write_vectored(cx, &slices[..count])
+                let attempt = if socket.is_write_vectored() {
+                    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                    let count = wire.io_slices(&mut slices);
+                    Pin::new(&mut *socket).poll_write_vectored(cx, &slices[..count])
+                } else {
+                    Pin::new(&mut *socket).poll_write(cx, wire.first())
+                };
+                patience.limit(cx, attempt)
             })
             .await?;
             if written == 0 {
@@ -286,5 +347,75 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             let drained = std::mem::take(&mut self.drained);
             seat.shard.submit(Input::Drained(seat.id, drained));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
+    use tokio::task::JoinHandle;
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+    use crate::link::Signals;
+
+    const TIMEOUT: Duration = Duration::from_secs(15);
+
+    /// A writer with more to write than its peer's 64 octets of room.
+    fn writing(send_timeout: Duration) -> (Arc<Link>, DuplexStream, JoinHandle<DuplexStream>) {
+        let peer = "127.0.0.1:1".parse().unwrap();
+        let link = Arc::new(Link::new(1, peer, 131_072, 1 << 20));
+        let (socket, other_end) = duplex(64);
+        for _ in 0..100 {
+            link.outbox.push(Outbound::Heartbeat);
+        }
+        let (clock, to) = (Clock::start(), Arc::clone(&link));
+        let writer = Writer::new(to, socket, clock, 1 << 20, send_timeout);
+        (link, other_end, tokio::spawn(writer.run()))
+    }
+
+    // The clock of these tests goes forward by itself when nothing else is left to be done.
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_given_up() {
+        let start = Instant::now();
+        let (link, _other_end, writer) = writing(TIMEOUT);
+        writer.await.unwrap();
+        assert!(link.signals().has(Signals::WRITER_ENDED));
+        assert_eq!(
+            link.write_error().map(ToString::to_string).unwrap(),
+            "the client took nothing of what waits for it in 15s (send_timeout)"
+        );
+        let waited = start.elapsed();
+        assert!(waited >= TIMEOUT && waited < 2 * TIMEOUT, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_little_is_not() {
+        let (link, mut other_end, writer) = writing(TIMEOUT);
+        let mut octets = [0; 8]; // of 800
+        for _ in 0..50 {
+            tokio::task::yield_now().await; // so that the writer waits
+            advance(TIMEOUT - Duration::from_secs(1)).await;
+            other_end.read_exact(&mut octets).await.unwrap();
+        }
+        assert!(!link.signals().has(Signals::WRITER_ENDED));
+        let mut rest = vec![0; 400];
+        other_end.read_exact(&mut rest).await.unwrap();
+        link.outbox.finish();
+        writer.await.unwrap();
+        assert!(link.write_error().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_without_end() {
+        let (link, mut other_end, writer) = writing(Duration::ZERO);
+        tokio::task::yield_now().await;
+        advance(Duration::from_secs(1_000_000)).await;
+        let mut all = vec![0; 800];
+        other_end.read_exact(&mut all).await.unwrap();
+        link.outbox.finish();
+        writer.await.unwrap();
+        assert!(link.write_error().is_none());
     }
 }

@@ -12,6 +12,23 @@ use leveret_codec::Method;
 const SOCKET_BUFFERS_BYTES: usize = 16 << 20;
 
 #[test]
+fn a_client_that_never_reads_is_closed() {
+    let broker = Broker::start(&[("send_timeout", "200ms")]);
+    let mut publisher = broker.client();
+    let frames = common::publish_frames("nowhere", true, &[0; 4_096]);
+    let ended = loop {
+        if let Err(error) = publisher.stream.write_all(&frames) {
+            break error.kind();
+        }
+    };
+    assert!(
+        matches!(ended, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+        "{ended}"
+    );
+    broker.client().declare_queue("q"); // all is well
+}
+
+#[test]
 fn returns_that_nobody_reads_stop_the_publisher() {
     const BODY: [u8; 4_096] = [0; 4_096];
 
