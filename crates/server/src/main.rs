@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use leveret::cli::{self, Task, Unusable};
 use leveret::signals::Signals;
 use leveret::{Config, Server, StartError, health, telemetry};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use sd_notify::NotifyState;
 
 #[global_allocator]
@@ -35,12 +36,26 @@ fn main() -> ExitCode {
 
 fn serve(config: &Config) -> Result<ExitCode, StartError> {
     telemetry::start(&config.settings);
+    forbid_core_dumps();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("leveret")
         .build()
         .map_err(|e| StartError::new(format!("cannot start threads: {e}")))?
         .block_on(run(config))
+}
+
+/// What the broker has in memory, passwords and messages, is not to lie about in a file.
+///
+/// By the limit and not by `prctl`, which would hide the process's `/proc` from operators as well.
+fn forbid_core_dumps() {
+    let never = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(error) = setrlimit(Resource::Core, never) {
+        tracing::warn!(%error, "core dumps could not be forbidden");
+    }
 }
 
 async fn run(config: &Config) -> Result<ExitCode, StartError> {

@@ -71,6 +71,21 @@ fn sigterm_ends_the_program_well() {
 }
 
 #[test]
+fn nothing_of_its_memory_is_dumped_into_a_file() {
+    let mut program = Program::start(&[]);
+    program.line_with("ready to accept connections");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", program.child.id())).unwrap();
+    let core = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max core file size"))
+        .unwrap();
+    let values: Vec<&str> = core.split_whitespace().collect();
+    assert_eq!(values, ["0", "0", "bytes"]);
+    program.signal(Signal::TERM);
+    assert_eq!(program.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn a_second_signal_does_not_wait() {
     let mut program = Program::start(&[]);
     let listening = program.line_with("listening for amqp");
