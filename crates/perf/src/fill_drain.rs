@@ -1,6 +1,6 @@
 //! A queue that grows while nobody consumes it, outlives a restart of its server, and is emptied.
 
-use std::{thread, time::Duration};
+use std::thread;
 
 use crate::{
     Error, Result,
@@ -14,9 +14,6 @@ use crate::{
     throughput::{consume, consumer, join, publisher, stop_on_error},
     watch::{self, Counted},
 };
-
-/// How many times as long as other measurements filling may take, and draining.
-const LONGEST: u32 = 10;
 
 /// Memory that a broker may use before its messages are looked at: program, buffers, caches.
 const RSS_WITHOUT_MESSAGES: u64 = 64 << 20;
@@ -99,7 +96,7 @@ fn fill(
             pace.finish();
             stop_on_error(pace, result)
         });
-        let longest = longest(timing);
+        let longest = timing.longest();
         let done = || pace.is_finished();
         let measured = watch::measure_until(server.watched, pace, counted, longest, done);
         pace.stop();
@@ -143,7 +140,7 @@ fn drain(
             let consumed = consume(&mut receivers, pace, timing, 0, |_stamp| ());
             stop_on_error(pace, consumed)
         });
-        let longest = longest(timing);
+        let longest = timing.longest();
         let done = || pace.is_complete();
         let measured = watch::measure_until(server.watched, pace, counted, longest, done);
         pace.stop();
@@ -160,8 +157,4 @@ fn drain(
         measures.set(Metric::Left, left as f64);
     }
     Ok(measures)
-}
-
-fn longest(timing: Timing) -> Duration {
-    timing.measured * LONGEST
 }

@@ -198,6 +198,11 @@ pub struct Timing {
 }
 
 impl Timing {
+    /// How long to go on with what takes its own time, such as filling a queue.
+    pub fn longest(&self) -> Duration {
+        self.measured * 10
+    }
+
     /// How long to let a server come to rest before its memory is read.
     pub fn settle(&self) -> Duration {
         self.warm_up

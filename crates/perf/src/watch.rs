@@ -54,7 +54,11 @@ pub fn measure_until(
 ) -> Result<Measures> {
     let before = Moment::now(server, pace);
     wait(longest, || pace.is_stopped() || done());
-    before.until(&Moment::now(server, pace), counted)
+    let mut measures = before.until(&Moment::now(server, pace), counted)?;
+    // The threads that did the work may have ended, and their CPU time gone with them.
+    measures.take(Metric::ClientCores);
+    measures.take(Metric::ClientThread);
+    Ok(measures)
 }
 
 struct Moment {
