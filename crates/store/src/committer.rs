@@ -1,37 +1,566 @@
 //! The log with its threads, as the server uses it.
+//!
+//! Whoever leads a vhost puts records on a pile. The commit thread takes all that is there, writes
+//! it, syncs, and reports; meanwhile the next pile grows. There is no timer in it: a batch is what
+//! came while the one before was made safe. Reports are made with no lock held.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use leveret_core::log::{Journal, Lead, LogError, Watcher};
+use leveret_core::Record;
+use leveret_core::ids::Lsn;
+use leveret_core::log::{
+    Fetch, Journal, Lead, Log as VhostLog, LogError, Recovered, Report, Watcher,
+};
 
 use crate::disk::Disk;
 use crate::error::StoreError;
+use crate::fetch::Reader;
+use crate::log::{Cut, Log, Opened, Staged, VhostNumber};
+use crate::metrics::Metrics;
 use crate::options::Options;
+use crate::record::bodies_of;
+
+/// While there is no room, it is tried again this often at least.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+/// Octets that a record counts for beside its messages.
+const RECORD_BYTES: u64 = size_of::<Record>() as u64;
+
+/// A pile longer than this is given back once it is written.
+const PILE_KEPT: usize = 64 << 10;
 
 /// The log with its commit thread and its fetch thread.
 #[derive(Debug)]
-pub struct Store {}
+pub struct Store {
+    shared: Arc<Shared>,
+    fetches: Sender<Request>,
+    threads: Mutex<Threads>,
+    cut: Option<Cut>,
+}
+
+/// What the threads share.
+#[derive(Debug)]
+struct Shared {
+    staging: Mutex<Staging>,
+    wake: Condvar,
+    staged_bytes: AtomicU64,
+    metrics: Metrics,
+}
+
+/// What waits for the commit thread.
+#[derive(Debug, Default)]
+struct Staging {
+    /// Records by vhost; the place of a vhost in it never changes.
+    piles: Vec<Staged>,
+    leads: Vec<LeadRequest>,
+    is_closing: bool,
+    /// The commit thread waits to be woken.
+    is_waiting: bool,
+    /// Nothing more is taken.
+    lost: Option<LogError>,
+}
+
+struct LeadRequest {
+    vhost: String,
+    watcher: Arc<dyn Watcher>,
+    answer: Sender<Result<Led, LogError>>,
+}
+
+struct Led {
+    number: VhostNumber,
+    /// Place of its pile.
+    pile: usize,
+    recovered: Recovered,
+}
+
+enum Request {
+    Fetch(VhostNumber, Fetch, Arc<dyn Watcher>),
+    Stop,
+}
+
+#[derive(Debug)]
+enum Threads {
+    Running(JoinHandle<Result<(), StoreError>>, JoinHandle<()>),
+    Ended(Result<(), StoreError>),
+}
 
 impl Store {
     /// Opens the log and starts its threads.
     ///
     /// # Errors
-    /// As for [`Log::open`](crate::Log::open).
-    pub fn open<D: Disk>(_disk: D, _options: Options) -> Result<Self, StoreError> {
-        Ok(Self {})
+    /// As for [`Log::open`]; `Io` if there can be no more threads.
+    pub fn open<D: Disk>(disk: D, options: Options) -> Result<Self, StoreError> {
+        let begun = Instant::now();
+        let Opened {
+            log, cut, messages, ..
+        } = Log::open(disk, options)?;
+        let shared = Arc::new(Shared {
+            staging: Mutex::new(Staging::default()),
+            wake: Condvar::new(),
+            staged_bytes: AtomicU64::new(0),
+            metrics: Metrics::default(),
+        });
+        let cut_bytes = cut.as_ref().map_or(0, |cut| cut.bytes);
+        shared.metrics.opened(begun.elapsed(), messages, cut_bytes);
+        shared.metrics.counted(&log.counts());
+        let (fetches, requests) = mpsc::channel();
+        let reader = log.reader();
+        let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
+        let failed = |error| StoreError::io("start a thread", &error);
+        let fetching = spawn("log-fetch")
+            .spawn(move || answer_fetches(&reader, &requests))
+            .map_err(failed)?;
+        let committer = Committer {
+            log,
+            shared: Arc::clone(&shared),
+            vhosts: Vec::new(),
+            batch: Vec::new(),
+            bytes: 0,
+            is_full: false,
+        };
+        let committing = spawn("log").spawn(move || committer.run());
+        let committing = committing.map_err(|error| {
+            let _ = fetches.send(Request::Stop);
+            failed(error)
+        })?;
+        Ok(Self {
+            shared,
+            fetches,
+            threads: Mutex::new(Threads::Running(committing, fetching)),
+            cut,
+        })
     }
 
-    /// Writes everything, a checkpoint, and ends the threads.
+    /// What was cut off the end of the log when it was opened.
+    #[must_use]
+    pub fn cut(&self) -> Option<&Cut> {
+        self.cut.as_ref()
+    }
+
+    /// Octets of records that wait to be safe.
+    #[must_use]
+    pub fn staged_bytes(&self) -> u64 {
+        self.shared.staged_bytes.load(Relaxed)
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Writes everything, a checkpoint, and ends the threads. What is appended from now on is
+    /// forgotten. A second call says what came of the first.
     ///
     /// # Errors
-    /// As for [`Log::close`](crate::Log::close).
+    /// As for [`Log::close`].
     pub fn close(&self) -> Result<(), StoreError> {
-        Ok(())
+        lock(&self.shared.staging).is_closing = true;
+        self.shared.wake.notify_one();
+        let mut threads = lock(&self.threads);
+        let running = std::mem::replace(&mut *threads, Threads::Ended(Ok(())));
+        let result = match running {
+            Threads::Ended(result) => result,
+            Threads::Running(committing, fetching) => {
+                let result = committing.join();
+                let _ = self.fetches.send(Request::Stop);
+                let _ = fetching.join();
+                let panicked = || std::io::Error::other("the commit thread panicked");
+                result.unwrap_or_else(|_| Err(StoreError::io("close the log", &panicked())))
+            }
+        };
+        *threads = Threads::Ended(result.clone());
+        result
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Whoever wants to know closes it.
+        let _ = self.close();
     }
 }
 
 impl Journal for Store {
-    fn lead(&self, _vhost: &str, _watcher: Arc<dyn Watcher>) -> Result<Lead, LogError> {
-        Err(LogError::Unavailable("not yet".to_owned()))
+    fn lead(&self, vhost: &str, watcher: Arc<dyn Watcher>) -> Result<Lead, LogError> {
+        let (answer, answered) = mpsc::channel();
+        {
+            let mut staging = lock(&self.shared.staging);
+            if let Some(error) = &staging.lost {
+                return Err(error.clone());
+            }
+            if staging.is_closing {
+                return Err(closed());
+            }
+            staging.leads.push(LeadRequest {
+                vhost: vhost.to_owned(),
+                watcher: Arc::clone(&watcher),
+                answer,
+            });
+        }
+        self.shared.wake.notify_one();
+        let led = answered.recv().map_err(|_| closed())??;
+        Ok(Lead {
+            recovered: led.recovered,
+            log: Box::new(Pile {
+                shared: Arc::clone(&self.shared),
+                fetches: self.fetches.clone(),
+                number: led.number,
+                pile: led.pile,
+                watcher,
+            }),
+        })
+    }
+}
+
+/// The log of one vhost.
+struct Pile {
+    shared: Arc<Shared>,
+    fetches: Sender<Request>,
+    number: VhostNumber,
+    pile: usize,
+    watcher: Arc<dyn Watcher>,
+}
+
+impl VhostLog for Pile {
+    fn append(&mut self, records: &mut Vec<Record>) -> Option<Lsn> {
+        let bytes = bytes_of(records);
+        let mut staging = lock(&self.shared.staging);
+        if staging.lost.is_some() || staging.is_closing {
+            records.clear();
+            return None;
+        }
+        if let Some(pile) = staging.piles.get_mut(self.pile) {
+            // Before it can be taken and counted as done.
+            self.shared.staged_bytes.fetch_add(bytes, Relaxed);
+            pile.records.append(records);
+        }
+        let is_waiting = std::mem::take(&mut staging.is_waiting);
+        drop(staging);
+        if is_waiting {
+            self.shared.wake.notify_one();
+        }
+        None
+    }
+
+    fn fetch(&mut self, fetch: Fetch) {
+        let watcher = Arc::clone(&self.watcher);
+        // After the end nobody waits for an answer.
+        let _ = self
+            .fetches
+            .send(Request::Fetch(self.number, fetch, watcher));
+    }
+}
+
+fn answer_fetches<D: Disk>(reader: &Reader<D>, requests: &Receiver<Request>) {
+    while let Ok(Request::Fetch(vhost, fetch, watcher)) = requests.recv() {
+        watcher.report(Report::Fetched(reader.fetch(vhost, fetch)));
+    }
+}
+
+/// The commit thread.
+struct Committer<D: Disk> {
+    log: Log<D>,
+    shared: Arc<Shared>,
+    /// By pile.
+    vhosts: Vec<Leader>,
+    /// What was taken and is not safe, by pile.
+    batch: Vec<Staged>,
+    /// Octets of it.
+    bytes: u64,
+    is_full: bool,
+}
+
+/// A vhost that is led.
+struct Leader {
+    number: VhostNumber,
+    watcher: Arc<dyn Watcher>,
+    /// The last record that was taken.
+    taken: Lsn,
+    /// The last that was reported.
+    reported: Lsn,
+}
+
+/// What there is to do next.
+struct Taken {
+    leads: Vec<LeadRequest>,
+    is_closing: bool,
+}
+
+impl<D: Disk> Committer<D> {
+    fn run(mut self) -> Result<(), StoreError> {
+        let result = self.work();
+        let result = match result {
+            Ok(()) => self.log.close(),
+            Err(error) => Err(error),
+        };
+        let error = match &result {
+            Ok(()) => closed(),
+            Err(error) => LogError::Unknown(error.to_string()),
+        };
+        let leads = {
+            let mut staging = lock(&self.shared.staging);
+            staging.lost = Some(error.clone());
+            staging.piles.clear();
+            std::mem::take(&mut staging.leads)
+        };
+        if result.is_err() {
+            for vhost in &self.vhosts {
+                vhost.watcher.report(Report::Lost(error.clone()));
+            }
+        }
+        for lead in leads {
+            let _ = lead.answer.send(Err(error.clone()));
+        }
+        result
+    }
+
+    fn work(&mut self) -> Result<(), StoreError> {
+        // A log that was just opened may need something, too.
+        let mut more = true;
+        loop {
+            let taken = self.take(more);
+            if self.is_stuck() || self.batch.iter().any(|staged| !staged.records.is_empty()) {
+                self.commit()?;
+            }
+            // After what the one who led before had appended.
+            for lead in taken.leads {
+                self.lead(lead)?;
+            }
+            if taken.is_closing && !self.is_stuck() {
+                return Ok(());
+            }
+            more = self.log.housekeep()?;
+            if self.is_full && !self.is_stuck() && self.log.has_room()? {
+                self.is_full = false;
+                self.report_full();
+            }
+            if taken.is_closing && !more {
+                return Err(StoreError::Full);
+            }
+            self.shared.metrics.counted(&self.log.counts());
+        }
+    }
+
+    /// Whether something was taken that could not be written.
+    fn is_stuck(&self) -> bool {
+        self.bytes > 0
+    }
+
+    /// Takes all that is there; waits for something unless there is more to do anyway.
+    fn take(&mut self, more: bool) -> Taken {
+        let mut staging = lock(&self.shared.staging);
+        let is_idle = |staging: &Staging| {
+            let is_empty = staging.piles.iter().all(|pile| pile.records.is_empty());
+            is_empty && staging.leads.is_empty() && !staging.is_closing
+        };
+        if !more {
+            let wait = (self.is_full || self.is_stuck()).then(|| Instant::now() + TRY_AGAIN);
+            while is_idle(&staging) {
+                staging.is_waiting = true;
+                staging = match wait {
+                    None => self.shared.wake.wait(staging),
+                    Some(until) => {
+                        let left = until.saturating_duration_since(Instant::now());
+                        if left.is_zero() {
+                            break;
+                        }
+                        let waited = self.shared.wake.wait_timeout(staging, left);
+                        waited
+                            .map(|(staging, _)| staging)
+                            .map_err(|error| PoisonError::new(error.into_inner().0))
+                    }
+                }
+                .unwrap_or_else(PoisonError::into_inner);
+            }
+            staging.is_waiting = false;
+        }
+        for (staged, pile) in self.batch.iter_mut().zip(&mut staging.piles) {
+            if staged.records.is_empty() {
+                std::mem::swap(&mut staged.records, &mut pile.records);
+            } else {
+                staged.records.append(&mut pile.records);
+            }
+        }
+        Taken {
+            leads: std::mem::take(&mut staging.leads),
+            is_closing: staging.is_closing,
+        }
+    }
+
+    fn lead(&mut self, request: LeadRequest) -> Result<(), StoreError> {
+        let (number, recovered) = match self.log.lead(&request.vhost) {
+            Ok(led) => led,
+            Err(StoreError::Full) => {
+                let error = LogError::Unavailable(StoreError::Full.to_string());
+                let _ = request.answer.send(Err(error));
+                return Ok(());
+            }
+            Err(error) => {
+                let unknown = LogError::Unknown(error.to_string());
+                let _ = request.answer.send(Err(unknown));
+                return Err(error);
+            }
+        };
+        let led = Leader {
+            number,
+            watcher: Arc::clone(&request.watcher),
+            taken: recovered.last,
+            reported: recovered.last,
+        };
+        let before = self.vhosts.iter().position(|led| led.number == number);
+        let pile = before.unwrap_or(self.vhosts.len());
+        match self.vhosts.get_mut(pile) {
+            Some(slot) => *slot = led,
+            None => {
+                self.vhosts.push(led);
+                let staged = Staged {
+                    vhost: number,
+                    records: Vec::new(),
+                };
+                self.batch.push(staged.clone());
+                lock(&self.shared.staging).piles.push(staged);
+            }
+        }
+        if self.is_full {
+            request.watcher.report(Report::Full(true));
+        }
+        let _ = request.answer.send(Ok(Led {
+            number,
+            pile,
+            recovered,
+        }));
+        Ok(())
+    }
+
+    /// Writes what was taken and makes it safe; if there is no room, only what frees some.
+    fn commit(&mut self) -> Result<(), StoreError> {
+        let mut records = 0;
+        self.bytes = 0;
+        for (vhost, staged) in self.vhosts.iter_mut().zip(&self.batch) {
+            records += staged.records.len() as u64;
+            self.bytes += bytes_of(&staged.records);
+            if let Some(last) = staged.records.last() {
+                vhost.taken = vhost.taken.max(last.lsn);
+            }
+        }
+        match self.log.append(&self.batch) {
+            Ok(()) => {
+                self.log.sync()?;
+                self.shared.metrics.records.fetch_add(records, Relaxed);
+                self.report_durable();
+                self.clear_batch();
+                Ok(())
+            }
+            Err(StoreError::Full) => self.relieve(),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is safe now: everything that was taken of vhosts of which nothing is left in the batch
+    /// that could not be written.
+    fn report_durable(&mut self) {
+        for vhost in &mut self.vhosts {
+            if vhost.reported < vhost.taken {
+                vhost.reported = vhost.taken;
+                vhost.watcher.report(Report::Durable(vhost.taken));
+            }
+        }
+    }
+
+    fn clear_batch(&mut self) {
+        for staged in &mut self.batch {
+            staged.records.clear();
+            if staged.records.capacity() > PILE_KEPT {
+                staged.records = Vec::new();
+            }
+        }
+        self.shared.staged_bytes.fetch_sub(self.bytes, Relaxed);
+        self.bytes = 0;
+    }
+
+    /// There is no room: settles of messages that are in the log go first. Their vhost hears of
+    /// them once everything before them is safe, too.
+    fn relieve(&mut self) -> Result<(), StoreError> {
+        if !self.is_full {
+            self.is_full = true;
+            self.report_full();
+        }
+        let mut relief = Vec::new();
+        for staged in &mut self.batch {
+            let vhost = staged.vhost;
+            let log = &self.log;
+            let records = staged
+                .records
+                .extract_if(.., |record| log.is_relief(vhost, record))
+                .collect::<Vec<_>>();
+            relief.push(Staged { vhost, records });
+        }
+        if relief.iter().all(|staged| staged.records.is_empty()) {
+            return Ok(());
+        }
+        match self.log.append(&relief) {
+            Ok(()) => {
+                self.log.sync()?;
+                let bytes: u64 = relief.iter().map(|staged| bytes_of(&staged.records)).sum();
+                self.bytes = self.bytes.saturating_sub(bytes);
+                self.shared.staged_bytes.fetch_sub(bytes, Relaxed);
+                for (vhost, staged) in self.vhosts.iter_mut().zip(&self.batch) {
+                    if staged.records.is_empty() && vhost.reported < vhost.taken {
+                        vhost.reported = vhost.taken;
+                        vhost.watcher.report(Report::Durable(vhost.taken));
+                    }
+                }
+                Ok(())
+            }
+            Err(StoreError::Full) => {
+                // Not even the reserve is left: they wait with the others, in their order.
+                for (staged, relief) in self.batch.iter_mut().zip(&mut relief) {
+                    staged.records.append(&mut relief.records);
+                    staged.records.sort_by_key(|record| record.lsn);
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn report_full(&self) {
+        let full = u64::from(self.is_full);
+        self.shared.metrics.full.store(full, Relaxed);
+        for vhost in &self.vhosts {
+            vhost.watcher.report(Report::Full(self.is_full));
+        }
+    }
+}
+
+fn bytes_of(records: &[Record]) -> u64 {
+    let bytes = records.iter().map(|record| bodies_of(&record.fact) as u64);
+    bytes.sum::<u64>() + records.len() as u64 * RECORD_BYTES
+}
+
+fn closed() -> LogError {
+    LogError::Unavailable("the log is closed".to_owned())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl std::fmt::Debug for LeadRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LeadRequest")
+            .field("vhost", &self.vhost)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Request")
     }
 }

@@ -29,18 +29,18 @@ pub(crate) fn open(path: &Path) -> Result<Opened<FileDisk>, StoreError> {
 
 /// A log with one vhost.
 pub(crate) struct One {
-    pub log: Log<FileDisk>,
-    pub vhost: VhostNumber,
-    pub recovered: Recovered,
-    pub lsn: u64,
+    pub(crate) log: Log<FileDisk>,
+    pub(crate) vhost: VhostNumber,
+    pub(crate) recovered: Recovered,
+    pub(crate) lsn: u64,
 }
 
 impl One {
-    pub fn open(path: &Path) -> Self {
+    pub(crate) fn open(path: &Path) -> Self {
         Self::with(open(path).expect("a log that opens").log)
     }
 
-    pub fn with(mut log: Log<FileDisk>) -> Self {
+    pub(crate) fn with(mut log: Log<FileDisk>) -> Self {
         let (vhost, recovered) = log.lead("/").expect("a vhost to lead");
         Self {
             log,
@@ -50,7 +50,7 @@ impl One {
         }
     }
 
-    pub fn stage(&mut self, facts: impl IntoIterator<Item = Fact>) -> Staged {
+    pub(crate) fn stage(&mut self, facts: impl IntoIterator<Item = Fact>) -> Staged {
         let records = facts.into_iter().map(|fact| {
             self.lsn += 1;
             Record {
@@ -65,24 +65,24 @@ impl One {
     }
 
     /// Writes without syncing.
-    pub fn write(&mut self, facts: impl IntoIterator<Item = Fact>) {
+    pub(crate) fn write(&mut self, facts: impl IntoIterator<Item = Fact>) {
         let staged = self.stage(facts);
         self.log.write(vec![staged]).expect("written");
     }
 
     /// Writes and syncs.
-    pub fn commit(&mut self, facts: impl IntoIterator<Item = Fact>) {
+    pub(crate) fn commit(&mut self, facts: impl IntoIterator<Item = Fact>) {
         self.write(facts);
         let durable = self.log.sync().expect("synced");
         assert_eq!(durable, [(self.vhost, Lsn(self.lsn))]);
     }
 
-    pub fn declare(&mut self, name: &str) -> QueueNumber {
+    pub(crate) fn declare(&mut self, name: &str) -> QueueNumber {
         self.commit([queue(name)]);
         QueueNumber(self.lsn)
     }
 
-    pub fn keep_house(&mut self) {
+    pub(crate) fn keep_house(&mut self) {
         for _ in 0..100_000 {
             if !self.log.housekeep().expect("kept house") {
                 return;
@@ -91,11 +91,11 @@ impl One {
         panic!("housekeeping never ends");
     }
 
-    pub fn bodies(&self, queue: QueueNumber) -> Vec<(u64, String)> {
+    pub(crate) fn bodies(&self, queue: QueueNumber) -> Vec<(u64, String)> {
         bodies(&self.log, self.vhost, queue)
     }
 
-    pub fn living(&self, queue: QueueNumber) -> Vec<u64> {
+    pub(crate) fn living(&self, queue: QueueNumber) -> Vec<u64> {
         living(&self.recovered, queue)
     }
 }

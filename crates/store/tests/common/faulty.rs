@@ -1,0 +1,116 @@
+//! A directory with little room, whose files fail when they are told to.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+use leveret_store::{Disk, DiskFile, FileDisk};
+
+#[derive(Clone, Debug)]
+pub(crate) struct FaultyDisk {
+    inner: FileDisk,
+    pub(crate) faults: Arc<Faults>,
+}
+
+/// What goes wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    /// Octets that can still be allocated.
+    pub(crate) free: AtomicU64,
+    /// Syncs fail from now on.
+    pub(crate) syncs_fail: AtomicBool,
+    /// Writes fail from now on.
+    pub(crate) writes_fail: AtomicBool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct FaultyFile<F> {
+    inner: F,
+    faults: Arc<Faults>,
+}
+
+impl FaultyDisk {
+    pub(crate) fn new(path: &std::path::Path, free: u64) -> Self {
+        let faults = Faults::default();
+        faults.free.store(free, SeqCst);
+        Self {
+            inner: FileDisk::new(path),
+            faults: Arc::new(faults),
+        }
+    }
+
+    fn file<F>(&self, inner: F) -> FaultyFile<F> {
+        FaultyFile {
+            inner,
+            faults: Arc::clone(&self.faults),
+        }
+    }
+}
+
+impl Disk for FaultyDisk {
+    type File = FaultyFile<<FileDisk as Disk>::File>;
+
+    fn create(&self, name: &str, len: u64) -> io::Result<Self::File> {
+        let taken = self
+            .faults
+            .free
+            .fetch_update(SeqCst, SeqCst, |free| free.checked_sub(len));
+        taken.map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
+        Ok(self.file(self.inner.create(name, len)?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Self::File> {
+        Ok(self.file(self.inner.open(name)?))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.list()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let len = self.inner.open(name)?.size()?;
+        self.inner.remove(name)?;
+        self.faults.free.fetch_add(len, SeqCst);
+        Ok(())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.inner.sync_dir()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(self.faults.free.load(SeqCst))
+    }
+}
+
+impl<F: DiskFile> DiskFile for FaultyFile<F> {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.faults.writes_fail.load(SeqCst) {
+            return Err(io::Error::other("the disk does not write"));
+        }
+        self.inner.write_at(offset, bytes)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read_at(offset, buffer)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.inner.size()
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.inner.truncate(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.faults.syncs_fail.load(SeqCst) {
+            return Err(io::Error::other("the disk does not sync"));
+        }
+        self.inner.sync()
+    }
+}

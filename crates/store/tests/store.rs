@@ -1,0 +1,276 @@
+//! The log with its threads, and the log on a disk that is full or fails.
+
+mod common;
+#[path = "common/faulty.rs"]
+mod faulty;
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use common::*;
+use faulty::FaultyDisk;
+use leveret_core::ids::{Lsn, QueueNumber};
+use leveret_core::log::{Journal, Lead, LogError, Report, Watcher};
+use leveret_core::record::{Fact, Record};
+use leveret_store::{FileDisk, Log, Staged, Store, StoreError};
+
+/// Passes on what it hears.
+struct Ear(Mutex<Sender<Report>>);
+
+impl Watcher for Ear {
+    fn report(&self, report: Report) {
+        // The test may be over.
+        let _ = self.0.lock().expect("a sender").send(report);
+    }
+}
+
+fn lead(store: &Store, vhost: &str) -> (Lead, Receiver<Report>) {
+    let (sender, receiver) = channel();
+    let ear = Arc::new(Ear(Mutex::new(sender)));
+    (store.lead(vhost, ear).expect("a vhost to lead"), receiver)
+}
+
+fn records(first: u64, facts: impl IntoIterator<Item = Fact>) -> Vec<Record> {
+    let numbered = (first..).zip(facts);
+    numbered
+        .map(|(lsn, fact)| Record {
+            lsn: Lsn(lsn),
+            fact,
+        })
+        .collect()
+}
+
+fn wait_for_durable(reports: &Receiver<Report>, lsn: u64) {
+    loop {
+        match reports.recv().expect("a report") {
+            Report::Durable(Lsn(durable)) if durable >= lsn => return,
+            Report::Durable(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+const Q: QueueNumber = QueueNumber(1);
+
+#[test]
+fn what_is_appended_is_reported_fetched_and_there_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(FileDisk::new(dir.path()), options(SMALL)).expect("a store");
+    let (mut one, reports) = lead(&store, "/");
+    one.log.append(&mut records(1, [queue("q")]));
+    for seq in 1..=300 {
+        let mut more = records(1 + seq, [publish(&[(Q, seq)], &format!("body {seq}"))]);
+        one.log.append(&mut more);
+        assert!(more.is_empty(), "the records are taken, their room stays");
+    }
+    wait_for_durable(&reports, 301);
+    one.log.fetch(fetch(Q, 100, 110));
+    let Ok(Report::Fetched(fetched)) = reports.recv() else {
+        panic!("not fetched");
+    };
+    assert_eq!(fetched.messages.len(), 11);
+    assert_eq!(fetched.messages[0].1.body(), b"body 100");
+    store.close().expect("closed");
+    assert_eq!(store.staged_bytes(), 0);
+    assert!(
+        store
+            .lead("/", Arc::new(Ear(Mutex::new(channel().0))))
+            .is_err()
+    );
+    drop(store);
+    let store = Store::open(FileDisk::new(dir.path()), options(SMALL)).expect("a store");
+    assert_eq!(store.cut(), None);
+    let (one, _reports) = lead(&store, "/");
+    assert_eq!(one.recovered.last, Lsn(301));
+    assert_eq!(living(&one.recovered, Q).len(), 300);
+}
+
+#[test]
+fn several_vhosts_share_a_store() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(FileDisk::new(dir.path()), options(SMALL)).expect("a store");
+    let leads: Vec<_> = ["a", "b", "c"].map(|name| lead(&store, name)).into();
+    let threads: Vec<_> = leads
+        .into_iter()
+        .map(|(mut one, reports)| {
+            std::thread::spawn(move || {
+                one.log.append(&mut records(1, [queue("q")]));
+                for seq in 1..=500 {
+                    let facts = [publish(&[(Q, seq)], "body"), settle(Q, seq)];
+                    one.log.append(&mut records(2 * seq, facts));
+                }
+                wait_for_durable(&reports, 1_001);
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().expect("no panic");
+    }
+    store.close().expect("closed");
+    assert!(logs(dir.path()).len() <= 2);
+}
+
+#[test]
+fn a_full_disk_blocks_publishers_until_there_is_room() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FaultyDisk::new(dir.path(), 6 * SMALL);
+    let faults = Arc::clone(&disk.faults);
+    let store = Store::open(disk, options(SMALL)).expect("a store");
+    let (mut one, reports) = lead(&store, "/");
+    one.log.append(&mut records(1, [queue("q")]));
+    wait_for_durable(&reports, 1);
+    let body = "x".repeat(1_000);
+    let mut seq = 0;
+    let mut durable = 1;
+    'full: loop {
+        seq += 1;
+        one.log
+            .append(&mut records(1 + seq, [publish(&[(Q, seq)], &body)]));
+        loop {
+            match reports.recv().expect("a report") {
+                Report::Full(true) => break 'full,
+                Report::Durable(Lsn(lsn)) => {
+                    durable = lsn;
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(durable, seq, "the last message waits");
+    assert!(seq > 10, "{seq}");
+    // Consumers go on, from the reserve if need be, and what they settle makes room again.
+    for settled in 1..seq {
+        one.log
+            .append(&mut records(1 + seq + settled, [settle(Q, settled)]));
+    }
+    let mut is_full = true;
+    while durable < 2 * seq || is_full {
+        match reports.recv().expect("a report") {
+            Report::Full(full) => is_full = full,
+            Report::Durable(Lsn(lsn)) => durable = lsn,
+            other => panic!("{other:?}"),
+        }
+    }
+    store.close().expect("closed");
+    assert!(faults.free.load(SeqCst) <= 6 * SMALL);
+    let store = Store::open(FileDisk::new(dir.path()), options(SMALL)).expect("a store");
+    let (one, _reports) = lead(&store, "/");
+    assert_eq!(living(&one.recovered, Q), [seq]);
+}
+
+#[test]
+fn a_failed_sync_is_reported_and_never_retried() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FaultyDisk::new(dir.path(), u64::MAX);
+    let faults = Arc::clone(&disk.faults);
+    let store = Store::open(disk, options(SMALL)).expect("a store");
+    let (mut one, reports) = lead(&store, "/");
+    one.log.append(&mut records(1, [queue("q")]));
+    wait_for_durable(&reports, 1);
+    faults.syncs_fail.store(true, SeqCst);
+    one.log.append(&mut records(2, [publish(&[(Q, 1)], "a")]));
+    assert!(matches!(
+        reports.recv(),
+        Ok(Report::Lost(LogError::Unknown(_)))
+    ));
+    faults.syncs_fail.store(false, SeqCst);
+    one.log.append(&mut records(3, [publish(&[(Q, 2)], "b")]));
+    assert!(store.close().is_err());
+    assert!(reports.try_recv().is_err(), "nothing more is reported");
+}
+
+#[test]
+fn a_failed_write_poisons_the_log() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FaultyDisk::new(dir.path(), u64::MAX);
+    let faults = Arc::clone(&disk.faults);
+    let mut log = Log::open(disk, options(SMALL)).expect("a log").log;
+    let (vhost, _) = log.lead("/").expect("a vhost");
+    let staged = |records| vec![Staged { vhost, records }];
+    log.write(staged(records(1, [queue("q")])))
+        .expect("written");
+    faults.writes_fail.store(true, SeqCst);
+    let error = log
+        .write(staged(records(2, [publish(&[(Q, 1)], "a")])))
+        .expect_err("failed");
+    faults.writes_fail.store(false, SeqCst);
+    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    assert_eq!(log.sync(), Err(error.clone()));
+    assert_eq!(log.housekeep(), Err(error.clone()));
+    assert_eq!(
+        log.write(staged(records(2, [queue("r")]))),
+        Err(error.clone())
+    );
+    assert_eq!(log.lead("other").map(|led| led.0), Err(error.clone()));
+    assert_eq!(log.close(), Err(error));
+}
+
+#[test]
+fn full_means_that_nothing_was_written() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FaultyDisk::new(dir.path(), 3 * SMALL);
+    let faults = Arc::clone(&disk.faults);
+    let mut log = Log::open(disk, options(SMALL)).expect("a log").log;
+    let (vhost, _) = log.lead("/").expect("a vhost");
+    let staged = |records| vec![Staged { vhost, records }];
+    log.write(staged(records(1, [queue("q")])))
+        .expect("written");
+    log.sync().expect("synced");
+    let before = contents(dir.path());
+    // The first of them would have found room.
+    let body = "x".repeat(500);
+    let many = records(2, (1..=100).map(|seq| publish(&[(Q, seq)], &body)));
+    assert_eq!(log.write(staged(many.clone())), Err(StoreError::Full));
+    let segments = |contents: &[(std::path::PathBuf, Vec<u8>)]| -> Vec<_> {
+        let logs = contents
+            .iter()
+            .filter(|(path, _)| path.extension().is_some_and(|e| e == "log"));
+        logs.cloned().collect()
+    };
+    assert_eq!(segments(&contents(dir.path())), segments(&before));
+    faults.free.store(u64::MAX, SeqCst);
+    log.write(staged(many)).expect("there is room now");
+    assert_eq!(log.sync().expect("synced"), [(vhost, Lsn(101))]);
+    assert_eq!(
+        log.reader().fetch(vhost, fetch(Q, 1, 100)).messages.len(),
+        100
+    );
+}
+
+#[test]
+fn a_log_opens_on_a_full_disk_and_takes_settles() {
+    let dir = tempfile::tempdir().expect("a directory");
+    {
+        let disk = FaultyDisk::new(dir.path(), u64::MAX);
+        let mut log = Log::open(disk, options(SMALL)).expect("a log").log;
+        let (vhost, _) = log.lead("/").expect("a vhost");
+        let facts = std::iter::once(queue("q"));
+        let facts = facts.chain((1..=30).map(|seq| publish(&[(Q, seq)], &"x".repeat(1_000))));
+        log.write(vec![Staged {
+            vhost,
+            records: records(1, facts),
+        }])
+        .expect("written");
+        log.sync().expect("synced");
+    }
+    let mut log = Log::open(FaultyDisk::new(dir.path(), 0), options(SMALL))
+        .expect("a log")
+        .log;
+    let (vhost, recovered) = log.lead("/").expect("a vhost");
+    assert_eq!(living(&recovered, Q).len(), 30);
+    let staged = |records| vec![Staged { vhost, records }];
+    let large = publish(&[(Q, 31)], &"x".repeat(3_000));
+    assert_eq!(
+        log.write(staged(records(32, [large.clone()]))),
+        Err(StoreError::Full)
+    );
+    log.write(staged(records(32, (1..=30).map(|seq| settle(Q, seq)))))
+        .expect("from the reserve");
+    log.sync().expect("synced");
+    while log.housekeep().expect("kept house") {}
+    assert!(log.has_room().expect("asked"));
+    log.write(staged(records(62, [large])))
+        .expect("there is room again");
+}
