@@ -52,6 +52,9 @@ pub struct Limits {
     /// Octets of undelivered messages a durable queue holds in memory before it leaves what it can
     /// to the log alone.
     pub queue_memory_max: usize,
+    /// How long a delivery may go unsettled before its channel is closed, in milliseconds;
+    /// `u64::MAX` is for ever. A queue's `x-consumer-timeout` overrides it.
+    pub consumer_timeout_ms: u64,
 }
 
 impl Default for Limits {
@@ -65,6 +68,7 @@ impl Default for Limits {
             consumers_per_channel_max: 10_000,
             outbox_bytes_max: 1 << 20,
             queue_memory_max: 16 << 20,
+            consumer_timeout_ms: 1_800_000,
         }
     }
 }

@@ -115,6 +115,7 @@ impl Vhost {
             queue,
             consumer,
             entry,
+            at: _,
         } in channel.unacked.iter().chain(said)
         {
             assert!(entry.deliveries > 0);

@@ -142,8 +142,16 @@ impl Vhost {
                     queue: id,
                     consumer: Some(key),
                     entry,
+                    at: self.now.mono,
                 };
                 channel.unacked.push(delivery_tag, delivery);
+                if channel.timer.is_none() {
+                    let limit = queue.rules.consumer_timeout_ms;
+                    let limit = limit.unwrap_or(self.limits.consumer_timeout_ms);
+                    channel.timer =
+                        self.timers
+                            .for_unsettled(self.now.mono, limit, consumer.channel);
+                }
                 message
             };
             let message = if failures > 0 {

@@ -42,6 +42,7 @@ mod recovery;
 mod removal;
 mod router;
 mod timer;
+mod unsettled;
 mod value;
 mod vhost;
 

@@ -39,6 +39,11 @@ pub trait Log: Send {
     /// that is known at once.
     fn append(&mut self, records: &mut Vec<Record>) -> Option<Lsn>;
 
+    /// Whether much waits to be written: publishers are better not read from for now.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
     /// Asks for messages that were appended before and whose record is safe. [`Report::Fetched`]
     /// follows.
     fn fetch(&mut self, fetch: Fetch);

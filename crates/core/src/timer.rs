@@ -3,7 +3,7 @@
 use leveret_wheel::{TimerKey, Wheel};
 
 use crate::effect::Effects;
-use crate::ids::{Mono, QueueId};
+use crate::ids::{ChannelKey, Mono, QueueId};
 use crate::vhost::Vhost;
 
 /// What happens when a timer is due.
@@ -13,6 +13,8 @@ pub(crate) enum Timer {
     QueueExpiry(QueueId),
     /// Messages of a queue may have expired.
     MessageExpiry(QueueId),
+    /// Deliveries of a channel may have gone unsettled for too long.
+    Unsettled(ChannelKey),
     /// A read from the log had failed and is to be tried again.
     FetchAgain(QueueId),
 }
@@ -78,6 +80,7 @@ impl Vhost {
             match timer {
                 Timer::QueueExpiry(queue) => self.expire_queue(queue, fx),
                 Timer::MessageExpiry(queue) => self.message_timer(queue, fx),
+                Timer::Unsettled(channel) => self.check_unsettled(channel, fx),
                 Timer::FetchAgain(queue) => self.fetch_again(queue, fx),
             }
         }

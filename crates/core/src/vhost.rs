@@ -227,6 +227,9 @@ impl Vhost {
             return;
         };
         self.metrics.channels_closed += 1;
+        if let Some(timer) = channel.timer.take() {
+            self.timers.cancel(timer);
+        }
         if let Some(parked) = channel.parked.take() {
             self.forget_parked(channel.connection, &parked);
         }

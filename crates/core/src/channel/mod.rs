@@ -7,6 +7,8 @@ pub(crate) mod unacked;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use leveret_wheel::TimerKey;
+
 use crate::channel::confirms::Confirms;
 use crate::channel::transaction::Transaction;
 use crate::channel::unacked::Unacked;
@@ -37,6 +39,8 @@ pub(crate) struct Channel {
     /// Where the last publish went.
     pub(crate) memo: Option<Memo>,
     pub(crate) reply: Option<ReplyConsumer>,
+    /// Runs for deliveries that may not be settled in time.
+    pub(crate) timer: Option<TimerKey>,
     /// It waits, and this with it.
     pub(crate) parked: Option<Box<Parked>>,
     /// It stands in the vhost's list of channels with confirms to look at.
@@ -77,6 +81,7 @@ impl Channel {
             last_queue: None,
             memo: None,
             reply: None,
+            timer: None,
             parked: None,
             confirming: false,
             last_tag: 0,

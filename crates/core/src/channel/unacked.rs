@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::ids::{ConsumerKey, QueueId};
+use crate::ids::{ConsumerKey, Mono, QueueId};
 use crate::queue::index::Entry;
 
 /// A delivery waiting for its ack.
@@ -15,6 +15,8 @@ pub(crate) struct Delivery {
     /// None when it was fetched with `basic.get`.
     pub(crate) consumer: Option<ConsumerKey>,
     pub(crate) entry: Entry,
+    /// When it was delivered.
+    pub(crate) at: Mono,
 }
 
 #[derive(Debug, Default)]
@@ -161,6 +163,7 @@ mod tests {
                 deliveries: 1,
                 failures: 0,
             },
+            at: Mono(0),
         }
     }
 

@@ -310,8 +310,14 @@ impl Vhost {
                     queue: id,
                     consumer: None,
                     entry,
+                    at: self.now.mono,
                 },
             );
+            if channel.timer.is_none() {
+                let limit = queue.rules.consumer_timeout_ms;
+                let limit = limit.unwrap_or(self.limits.consumer_timeout_ms);
+                channel.timer = self.timers.for_unsettled(self.now.mono, limit, from.key);
+            }
         }
         let ok = Outbound::GetOk {
             channel: from.number,

@@ -25,6 +25,8 @@ pub(crate) struct Rules {
     pub(crate) dead_letter: Option<DeadLetterTo>,
     /// Failed deliveries a message survives (`x-delivery-limit`).
     pub(crate) delivery_limit: Option<u32>,
+    /// How long a delivery may go unsettled (`x-consumer-timeout`), in milliseconds.
+    pub(crate) consumer_timeout_ms: Option<u64>,
     /// Deliveries say how often one has failed before (`x-delivery-count`).
     pub(crate) counts_deliveries: bool,
 }
@@ -75,6 +77,7 @@ impl Rules {
                 routing_key: text("x-dead-letter-routing-key").map(Arc::from),
             }),
             delivery_limit,
+            consumer_timeout_ms: number("x-consumer-timeout").and_then(|ms| u64::try_from(ms).ok()),
             counts_deliveries: quorum || delivery_limit.is_some(),
         }
     }

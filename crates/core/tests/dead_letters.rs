@@ -1,0 +1,361 @@
+//! Where messages go that a queue gets rid of, and what they say of it.
+
+mod common;
+
+use common::{
+    BrokerTest, Chan, headers, keys, message_with, persistent, queue_declare_with, table,
+};
+use leveret_codec::{FieldTable, FieldValue, Properties, QueueDeclare};
+use leveret_core::{Fact, Message, Outcome, Wall};
+
+/// Queue `q`, whose dead letters go to queue `dead`.
+fn queue<const N: usize>(arguments: [(&str, FieldValue); N]) -> (BrokerTest, Chan) {
+    let mut t = BrokerTest::new();
+    t.now.wall = Wall(1_700_000_000_999);
+    let ch = t.client();
+    let mut all = vec![
+        ("x-dead-letter-exchange", FieldValue::from("")),
+        ("x-dead-letter-routing-key", FieldValue::from("dead")),
+    ];
+    all.extend(arguments);
+    let mut declare = queue_declare_with("q", []);
+    let mut arguments = FieldTable::default();
+    for (name, value) in all {
+        arguments.insert(name, value);
+    }
+    let mut octets = Vec::new();
+    arguments.encode_into(&mut octets);
+    declare.arguments = leveret_codec::RawTable::from_table(&arguments);
+    t.method(ch, declare);
+    t.queue(ch, "dead");
+    t.heard(ch);
+    (t, ch)
+}
+
+/// Takes the one message of a queue.
+fn fetch(t: &mut BrokerTest, ch: Chan, queue: &str) -> Message {
+    t.take_deliveries();
+    t.get(ch, queue);
+    t.take_delivery()
+}
+
+fn deaths(message: &Message) -> Vec<String> {
+    let headers = message.properties().headers.expect("headers");
+    let Some(FieldValue::Array(deaths)) = headers.get("x-death").cloned() else {
+        panic!("no deaths in {headers:?}");
+    };
+    deaths
+        .iter()
+        .map(|death| in_short(death.as_table().expect("a table")))
+        .collect()
+}
+
+/// `q rejected 2 "" [k]`: queue, reason, count, exchange, keys.
+fn in_short(death: &FieldTable) -> String {
+    let text = |name: &str| {
+        death
+            .get(name)
+            .and_then(FieldValue::as_str)
+            .unwrap_or("-")
+            .to_owned()
+    };
+    let Some(FieldValue::Array(keys)) = death.get("routing-keys") else {
+        panic!("no keys in {death:?}");
+    };
+    let keys: Vec<_> = keys.iter().filter_map(FieldValue::as_str).collect();
+    let count = death
+        .get("count")
+        .and_then(FieldValue::as_i64)
+        .expect("a count");
+    format!(
+        "{} {} {count} {:?} {keys:?}",
+        text("queue"),
+        text("reason"),
+        text("exchange")
+    )
+}
+
+fn header(message: &Message, name: &str) -> Option<String> {
+    let headers = message.properties().headers?;
+    headers.get(name)?.as_str().map(str::to_owned)
+}
+
+#[test]
+fn a_rejected_message_says_where_it_died() {
+    for outcome in [
+        Outcome::Nack { requeue: false },
+        Outcome::Reject { requeue: false },
+    ] {
+        let (mut t, ch) = queue([]);
+        t.bind(ch, "amq.topic", "k", "q");
+        t.publish_to(ch, "amq.topic", "k", "m");
+        t.get(ch, "q");
+        t.settle(ch, 1, false, outcome);
+        let message = fetch(&mut t, ch, "dead");
+        assert_eq!(message.body(), b"m");
+        assert_eq!((message.exchange(), message.routing_key()), ("", "dead"));
+        assert_eq!(deaths(&message), [r#"q rejected 1 "amq.topic" ["k"]"#]);
+        for when in ["first", "last"] {
+            let said = |what| header(&message, &format!("x-{when}-death-{what}"));
+            let said = [said("queue"), said("reason"), said("exchange")];
+            assert_eq!(said.map(Option::unwrap), ["q", "rejected", "amq.topic"]);
+        }
+        let headers = message.properties().headers.expect("headers");
+        let Some(FieldValue::Array(deaths)) = headers.get("x-death") else {
+            panic!("no deaths");
+        };
+        let time = deaths[0]
+            .as_table()
+            .and_then(|death| death.get("time"))
+            .cloned();
+        assert_eq!(time, Some(FieldValue::Timestamp(1_700_000_000)), "seconds");
+    }
+}
+
+#[test]
+fn reasons() {
+    type Kill = fn(&mut BrokerTest, Chan);
+    #[rustfmt::skip]
+    let rows: [(&str, i32, Kill, &str); 3] = [
+        ("x-message-ttl", 50, |t, _| t.pass_ms(50),               r#"q expired 1 "" ["q"]"#),
+        ("x-max-length",   1, |t, ch| t.publish(ch, "q", "next"), r#"q maxlen 1 "" ["q"]"#),
+        ("x-delivery-limit", 0, |t, ch| {
+            t.get(ch, "q");
+            t.settle(ch, 1, false, Outcome::Reject { requeue: true });
+        }, r#"q delivery_limit 1 "" ["q"]"#),
+    ];
+    for (argument, value, kill, expected) in rows {
+        let (mut t, ch) = queue([(argument, value.into())]);
+        t.publish(ch, "q", "m");
+        kill(&mut t, ch);
+        let message = fetch(&mut t, ch, "dead");
+        assert_eq!(deaths(&message), [expected], "{argument}");
+        assert_eq!(message.body(), b"m");
+    }
+}
+
+#[test]
+fn the_expiration_goes_and_is_remembered() {
+    let (mut t, ch) = queue([]);
+    let properties = Properties {
+        expiration: Some("100".into()),
+        ..persistent()
+    };
+    t.publish_with(ch, message_with("", "q", properties, "m"), false);
+    t.pass_ms(100);
+    let message = fetch(&mut t, ch, "dead");
+    let properties = message.properties();
+    assert_eq!(properties.expiration, None);
+    assert!(message.is_persistent());
+    let headers = properties.headers.expect("headers");
+    let Some(FieldValue::Array(deaths)) = headers.get("x-death") else {
+        panic!("no deaths");
+    };
+    let death = deaths[0].as_table().expect("a table");
+    let original = death
+        .get("original-expiration")
+        .and_then(FieldValue::as_str);
+    assert_eq!(original, Some("100"));
+}
+
+#[test]
+fn without_a_key_of_its_own_the_message_keeps_all_it_had() {
+    let mut t = BrokerTest::new();
+    let ch = t.client();
+    t.exchange(ch, "dlx", "direct");
+    t.method(
+        ch,
+        queue_declare_with("q", [("x-dead-letter-exchange", "dlx".into())]),
+    );
+    for queue in ["q", "copied"] {
+        t.queue(ch, &format!("dead.{queue}"));
+        t.bind(ch, "dlx", queue, &format!("dead.{queue}"));
+    }
+    t.heard(ch);
+    let properties = headers([("CC", keys(["copied"])), ("BCC", keys(["secret"]))]);
+    t.publish_with(ch, message_with("", "q", properties, "m"), false);
+    t.get(ch, "q");
+    t.discard(ch, 1);
+    for queue in ["dead.q", "dead.copied"] {
+        let message = fetch(&mut t, ch, queue);
+        assert_eq!(deaths(&message), [r#"q rejected 1 "" ["q", "copied"]"#]);
+        assert_eq!((message.exchange(), message.routing_key()), ("dlx", "q"));
+    }
+}
+
+#[test]
+fn nobody_is_there_to_take_it() {
+    let mut t = BrokerTest::new();
+    let ch = t.client();
+    let declare = QueueDeclare {
+        durable: true,
+        arguments: table([("x-dead-letter-exchange", "missing".into())]),
+        ..queue_declare_with("q", [])
+    };
+    t.method(ch, declare);
+    t.publish_persistent(ch, "", "q", "m");
+    t.get(ch, "q");
+    t.facts();
+    t.discard(ch, 1);
+    assert!(matches!(t.facts()[..], [Fact::Settled { .. }]));
+    assert!(!t.was_refused(ch.connection));
+}
+
+#[test]
+fn a_death_is_one_record() {
+    let mut t = BrokerTest::new();
+    let ch = t.client();
+    let declare = QueueDeclare {
+        durable: true,
+        arguments: table([
+            ("x-dead-letter-exchange", "".into()),
+            ("x-dead-letter-routing-key", "dead".into()),
+        ]),
+        ..queue_declare_with("q", [])
+    };
+    t.method(ch, declare);
+    t.durable_queue(ch, "dead");
+    t.publish_persistent(ch, "", "q", "m");
+    t.get(ch, "q");
+    t.facts();
+    t.discard(ch, 1);
+    let facts = t.facts();
+    let [Fact::Together(facts)] = facts.as_slice() else {
+        panic!("{facts:?}");
+    };
+    assert!(matches!(
+        facts[..],
+        [Fact::Settled { .. }, Fact::Published { .. }]
+    ));
+}
+
+#[test]
+fn a_death_in_a_transaction_is_part_of_it() {
+    let (mut t, ch) = queue([]);
+    t.publish(ch, "q", "m");
+    t.get(ch, "q");
+    t.tx_select(ch);
+    t.discard(ch, 1);
+    assert_eq!(t.bodies("dead"), [""; 0]);
+    t.tx_commit(ch);
+    assert_eq!(t.bodies("dead"), ["m"]);
+}
+
+/// Two queues, each of which passes what expires there on to the other.
+fn ring() -> (BrokerTest, Chan) {
+    let mut t = BrokerTest::new();
+    let ch = t.client();
+    for (name, other) in [("a", "b"), ("b", "a")] {
+        let arguments = [
+            ("x-message-ttl", 10.into()),
+            ("x-dead-letter-exchange", "".into()),
+            ("x-dead-letter-routing-key", other.into()),
+        ];
+        t.method(ch, queue_declare_with(name, arguments));
+    }
+    t.heard(ch);
+    (t, ch)
+}
+
+#[test]
+fn a_circle_ends_where_the_message_has_been() {
+    let (mut t, ch) = ring();
+    t.publish(ch, "a", "m");
+    t.pass_ms(10);
+    assert_eq!(t.counts(ch, "b"), "queue.declare-ok b 1 0");
+    t.pass_ms(10);
+    assert_eq!(t.broker.totals().ready, 0);
+    assert_eq!(t.broker.metrics().dead_letter_cycles, 1);
+}
+
+#[test]
+fn a_circle_that_a_consumer_is_part_of_goes_on_and_counts() {
+    let (mut t, ch) = ring();
+    t.publish(ch, "a", "m");
+    for round in 1..=3 {
+        t.get(ch, "a");
+        t.discard(ch, round); // to b, whence it comes back
+        t.pass_ms(10);
+        assert_eq!(t.counts(ch, "a"), "queue.declare-ok a 1 0", "round {round}");
+    }
+    let message = fetch(&mut t, ch, "a");
+    let expected = [r#"b expired 3 "" ["b"]"#, r#"a rejected 3 "" ["a"]"#];
+    assert_eq!(deaths(&message), expected);
+}
+
+#[test]
+fn what_a_publisher_writes_there_is_no_history() {
+    let (mut t, ch) = queue([("x-message-ttl", 10.into())]);
+    let mut forged = FieldTable::default();
+    forged.insert("queue", "dead");
+    forged.insert("reason", "expired");
+    forged.insert("count", 7);
+    let forged = FieldValue::Array(vec![FieldValue::Table(forged)]);
+    let properties = headers([("x-death", forged), ("x-first-death-queue", "no".into())]);
+    t.publish_with(ch, message_with("", "q", properties, "m"), false);
+    t.pass_ms(10);
+    let message = fetch(&mut t, ch, "dead");
+    assert_eq!(deaths(&message), [r#"q expired 1 "" ["q"]"#]);
+    assert_eq!(
+        header(&message, "x-first-death-queue").as_deref(),
+        Some("q")
+    );
+}
+
+#[test]
+fn failed_deliveries_are_counted_and_limited() {
+    let (mut t, ch) = queue([("x-delivery-limit", 2.into())]);
+    t.publish(ch, "q", "m");
+    let count = |message: &Message| {
+        let headers = message.properties().headers?;
+        headers.get("x-delivery-count")?.as_i64()
+    };
+    let mut counts = Vec::new();
+    for tag in 1..=4 {
+        counts.push(count(&fetch(&mut t, ch, "q")));
+        // Given back is not failed.
+        let outcome = match tag {
+            2 => Outcome::Nack { requeue: true },
+            _ => Outcome::Reject { requeue: true },
+        };
+        t.settle(ch, tag, false, outcome);
+    }
+    assert_eq!(counts, [None, Some(1), Some(1), Some(2)]);
+    let message = fetch(&mut t, ch, "dead");
+    assert_eq!(deaths(&message), [r#"q delivery_limit 1 "" ["q"]"#]);
+    assert_eq!(count(&message), None);
+}
+
+#[test]
+fn a_consumer_that_goes_away_has_failed() {
+    let (mut t, ch) = queue([("x-delivery-limit", 0.into())]);
+    t.publish(ch, "q", "m");
+    let other = t.client();
+    t.get(other, "q");
+    t.disconnect(other.connection);
+    assert_eq!(t.bodies("dead"), ["m"]);
+    assert_eq!(t.counts(ch, "q"), "queue.declare-ok q 0 0");
+}
+
+#[test]
+fn a_chain_of_full_queues_ends() {
+    let mut t = BrokerTest::new();
+    let ch = t.client();
+    for n in 0..50 {
+        let arguments = [
+            ("x-max-length", 1.into()),
+            ("x-dead-letter-exchange", "".into()),
+            (
+                "x-dead-letter-routing-key",
+                format!("q{}", (n + 1) % 50).as_str().into(),
+            ),
+        ];
+        t.method(ch, queue_declare_with(&format!("q{n}"), arguments));
+    }
+    for n in 0..200 {
+        t.publish(ch, "q0", &n.to_string());
+    }
+    assert_eq!(t.broker.totals().ready, 50);
+    assert_eq!(t.bodies("q0"), ["199"]);
+    assert_eq!(t.bodies("q49"), ["150"]);
+}
