@@ -38,6 +38,7 @@ pub mod plan;
 pub mod served;
 pub mod shrink;
 pub mod sim;
+pub mod storage;
 pub mod topology;
 mod words;
 pub mod workload;

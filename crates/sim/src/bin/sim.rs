@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use leveret_sim::storage::command;
 use leveret_sim::{Setup, run, shrink, sim};
 
 /// Runs the broker under simulation. Prints what failed, and how to replay it.
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    /// Something else than the broker.
+    #[command(subcommand)]
+    part: Option<Part>,
     /// One seed.
     #[arg(long, conflicts_with = "seeds")]
     seed: Option<u64>,
@@ -30,8 +35,17 @@ struct Arguments {
     shrink: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// The log, on a disk that forgets, tears and fails.
+    Storage(command::Arguments),
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Part::Storage(arguments)) = &arguments.part {
+        return command::command(arguments);
+    }
     let (from, to) = match (arguments.seed, arguments.seeds) {
         (Some(seed), _) => (seed, seed + 1),
         (None, Some(seeds)) => seeds,
