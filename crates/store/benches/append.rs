@@ -45,7 +45,7 @@ fn run(path: PathBuf, batch: u64, backlog: u64) {
     commit(&mut log, vhost, vec![declared]);
     let message = message();
     let (mut next, mut settled) = (1, 1);
-    let (mut writing, mut syncing, mut keeping) = Default::default();
+    let [mut writing, mut syncing, mut keeping] = [Duration::ZERO; 3];
     let begun = Instant::now();
     let mut total = 0;
     while settled <= MESSAGES {

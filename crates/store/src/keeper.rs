@@ -355,7 +355,7 @@ enum Progress {
 }
 
 /// The messages of a record that live right there, with only the places where they do.
-fn find_living<'a>(
+pub(crate) fn find_living<'a>(
     state: &mut State,
     vhost: u32,
     what: &What<'a>,

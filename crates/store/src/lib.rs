@@ -28,6 +28,8 @@ mod plan;
 mod record;
 mod recovery;
 mod room;
+mod salvage;
+mod scan;
 mod segment;
 mod state;
 
@@ -39,3 +41,5 @@ pub use file_disk::FileDisk;
 pub use log::{Counts, Cut, Log, Opened, Staged, VhostNumber};
 pub use metrics::Metrics;
 pub use options::Options;
+pub use salvage::{Findings, Salvaged, check, salvage};
+pub use scan::{Scan, scan, scan_heads};

@@ -259,16 +259,20 @@ impl<D: Disk> Log<D> {
         Reader::new(Arc::clone(&self.shared))
     }
 
-    /// Checkpoint, footer, sync: the next open has nothing to scan.
+    /// Checkpoint, footer, sync: the next open has nothing to scan. Without room for a checkpoint it
+    /// has more to read.
     ///
     /// # Errors
-    /// `Io`; `Full` if there is no room for the checkpoint (everything else is safe then).
+    /// `Io`.
     pub fn close(mut self) -> Result<(), StoreError> {
         self.sync_files()?;
         if self.writer.is_none() {
             return Ok(());
         }
-        self.checkpoint()?;
+        match self.checkpoint() {
+            Ok(()) | Err(StoreError::Full) => {}
+            Err(error) => return Err(error),
+        }
         self.seal()?;
         self.sync_files()
     }
@@ -304,6 +308,11 @@ impl<D: Disk> Log<D> {
             }
             _ => false,
         }
+    }
+
+    /// Notes that a vhost has come so far.
+    pub(crate) fn reach(&self, vhost: VhostNumber, lsn: u64) {
+        lock(&self.shared).state.reach(vhost.0, lsn);
     }
 
     pub(crate) fn alive(&self) -> Result<(), StoreError> {
@@ -468,6 +477,11 @@ impl<D: Disk> Log<D> {
             return Ok(());
         };
         let number = writer.number;
+        if self.is_dirty {
+            // Whoever finds the footer does not look at what it speaks of.
+            let synced = writer.file.sync();
+            self.done(synced, || format!("sync {}", log_name(number)))?;
+        }
         let written = writer.seal();
         let written = self.done(written, || format!("write {}", log_name(number)))?;
         self.counts.bytes_written += written;
@@ -513,7 +527,6 @@ impl<D: Disk> Log<D> {
         let segment = Segment {
             bytes: spare.bytes,
             recycled: spare.recycled,
-            previous: self.end,
             ..Segment::default()
         };
         let buffer = std::mem::take(&mut self.buffer);

@@ -459,7 +459,6 @@ impl<F: DiskFile> Replay<'_, F> {
                 end: heads.end,
                 is_sealed: true,
                 recycled: found.header.recycled,
-                previous: found.header.previous,
                 ..Segment::default()
             });
         }

@@ -345,7 +345,7 @@ fn batch_at(image: &[u8], number: u32, at: u32) -> Option<BatchHeader> {
 }
 
 /// The head of the frame at this place, and where the frame ends, if all of it is sound.
-fn frame_at(image: &[u8], number: u32, at: u32, stop: u32) -> Option<(&[u8], u32)> {
+pub(crate) fn frame_at(image: &[u8], number: u32, at: u32, stop: u32) -> Option<(&[u8], u32)> {
     let frame = image.get(at as usize..stop as usize)?;
     let mut input = Input(frame);
     let len = usize::try_from(input.varint()?).ok()?;

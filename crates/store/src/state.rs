@@ -12,7 +12,7 @@ use leveret_core::log::{Recovered, RecoveredQueue, Run};
 use leveret_core::record::{Fact, MAY_DELIVER_FIRST};
 
 use crate::definitions::Definitions;
-use crate::format::{Position, varint_len};
+use crate::format::varint_len;
 use crate::messages::{Loc, Messages};
 use crate::record::{BODY_SUM, What};
 
@@ -78,8 +78,6 @@ pub(crate) struct Segment {
     pub(crate) is_rotten: bool,
     /// The file held another segment before.
     pub(crate) recycled: bool,
-    /// The end of the segment before.
-    pub(crate) previous: Position,
 }
 
 /// Where the body of a message is that is taken in.

@@ -10,7 +10,7 @@ use leveret_core::record::{Fact, MAY_DELIVER_FIRST};
 use leveret_store::{FileDisk, Log, StoreError};
 
 fn directory() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a directory")
+    tempfile::tempdir_in(memory()).expect("a directory")
 }
 
 #[test]
