@@ -165,6 +165,7 @@ impl<D: Disk> Log<D> {
         // Whoever finds it may trust everything before it to be safe.
         self.flush()?;
         self.sync_files()?;
+        let here = self.synced;
         let (bytes, empty) = {
             let shared = lock(&self.shared);
             let (mut needed, mut empty) = (Vec::new(), Vec::new());
@@ -172,7 +173,8 @@ impl<D: Disk> Log<D> {
                 if segment.is_sealed && segment.copies == 0 {
                     empty.push(number);
                 } else {
-                    let end = segment.end;
+                    let is_here = number == here.segment;
+                    let end = if is_here { here.offset } else { segment.end };
                     needed.push(Needed { number, end });
                 }
             }

@@ -443,10 +443,9 @@ impl<D: Disk> Log<D> {
 
     /// Sees to it that a record fits: writes what was collected, begins a segment.
     fn make_way(&mut self, need: u64, bound: u64) -> Result<(), StoreError> {
-        if let Some(writer) = &self.writer {
-            if writer.buffered() >= BUFFER {
-                self.flush()?;
-            }
+        let buffered = self.writer.as_ref().map_or(0, Writer::buffered);
+        if buffered >= BUFFER {
+            self.flush()?;
         }
         if let Some(writer) = &self.writer
             && need <= writer.room()

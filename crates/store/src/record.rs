@@ -71,7 +71,7 @@ pub(crate) enum What<'a> {
         queue: u64,
         through: u64,
     },
-    Together(Vec<What<'a>>),
+    Together(Vec<Self>),
     Checkpoint(Part),
     Freed(u32),
     Moved(Publish<'a>),

@@ -331,7 +331,7 @@ fn what_is_settled_is_settled_before_and_after_it_was_moved() {
     let q = one.declare("q");
     let body = |seq: u64| format!("{seq} {}", "x".repeat(200));
     one.commit((1..=200).map(|seq| publish(&[(q, seq)], &body(seq))));
-    let stays = |seq: &u64| seq % 10 == 0;
+    let stays = |seq: &u64| seq.is_multiple_of(10);
     one.commit(
         (1..=200)
             .filter(|seq| !stays(seq))

@@ -123,19 +123,14 @@ fn a_full_disk_blocks_publishers_until_there_is_room() {
     let body = "x".repeat(1_000);
     let mut seq = 0;
     let mut durable = 1;
-    'full: loop {
+    loop {
         seq += 1;
         one.log
             .append(&mut records(1 + seq, [publish(&[(Q, seq)], &body)]));
-        loop {
-            match reports.recv().expect("a report") {
-                Report::Full(true) => break 'full,
-                Report::Durable(Lsn(lsn)) => {
-                    durable = lsn;
-                    break;
-                }
-                other => panic!("{other:?}"),
-            }
+        match reports.recv().expect("a report") {
+            Report::Full(true) => break,
+            Report::Durable(Lsn(lsn)) => durable = lsn,
+            other => panic!("{other:?}"),
         }
     }
     assert_eq!(durable, seq, "the last message waits");
