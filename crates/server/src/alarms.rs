@@ -54,6 +54,26 @@ pub async fn watch(node: Arc<Node>) {
     }
 }
 
+/// Hears what the log says of the disk, for ever.
+pub async fn watch_disk(node: Arc<Node>) {
+    let mut full = false;
+    loop {
+        if node.log.lost().is_some() {
+            node.log_lost.notify_one();
+        }
+        if node.log.is_full() != full {
+            full = !full;
+            node.tell_alarms();
+            if full {
+                tracing::warn!("the disk is nearly full: publishers are not read until it is not");
+            } else {
+                tracing::info!("there is room on the disk again: publishers are read again");
+            }
+        }
+        node.log.changed().await;
+    }
+}
+
 /// Should the alarm be on, given whether it is?
 #[must_use]
 pub fn judge(on: bool, memory: Memory) -> bool {

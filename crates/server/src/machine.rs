@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use leveret_core::broker::Options;
+use leveret_core::log::Log;
 use leveret_core::{
     Broker, Command, ConnectionId, Effects, Event, Input, Message, Now, Outbound, Peer,
 };
@@ -20,7 +20,6 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::link::{Link, Signals};
-use crate::log::Log;
 use crate::shard::internal_error;
 use crate::turnstile::{Machine, lock};
 
@@ -47,6 +46,8 @@ pub(crate) struct Vhost {
     fx: Effects,
     clients: SecondaryMap<ConnectionId, Client>,
     log: Box<dyn Log>,
+    /// Octets of requests that are done and not yet credited, because the log is behind.
+    withheld: Vec<(ConnectionId, usize)>,
     ids: Arc<Mutex<SlotMap<ConnectionId, ()>>>,
     timer: Arc<Timer>,
     clock: Clock,
@@ -132,7 +133,8 @@ impl Machine for Vhost {
 
 impl Vhost {
     pub(crate) fn new(
-        options: Options,
+        broker: Broker,
+        name: Arc<str>,
         log: Box<dyn Log>,
         clock: Clock,
         panics: Arc<AtomicU64>,
@@ -140,11 +142,12 @@ impl Vhost {
         timer: Arc<Timer>,
     ) -> Self {
         Self {
-            name: Arc::clone(&options.vhost),
-            broker: Broker::new(options),
+            name,
+            broker,
             fx: Effects::new(),
             clients: SecondaryMap::new(),
             log,
+            withheld: Vec::new(),
             ids,
             timer,
             clock,
@@ -200,7 +203,14 @@ impl Vhost {
             Entry::Other(Input::Tick) => {
                 self.guard(None, |broker, fx| broker.tick(now, budget, fx));
             }
-            Entry::Other(input) => self.handle(now, None, input),
+            Entry::Other(input) => {
+                // The log has come further, or is full, in which case an alarm stops whoever
+                // publishes, and the others are to go on.
+                if matches!(input, Input::Durable(_) | Input::Alarm(_)) {
+                    self.credit();
+                }
+                self.handle(now, None, input);
+            }
             Entry::Line(_) => {} // never in a line itself
             #[cfg(test)]
             Entry::Panic(id) => self.guard(Some(id), |_, _| panic!("on purpose")),
@@ -218,11 +228,24 @@ impl Vhost {
         }
         let client = self.clients.get_mut(id)?;
         if batch.commands.len() == 0 || client.failed {
-            client.link.processed(batch.bytes);
+            if self.log.is_behind() && !client.failed {
+                self.withheld.push((id, batch.bytes));
+            } else {
+                client.link.processed(batch.bytes);
+            }
             None
         } else {
             client.line.push_front(Entry::Commands(batch));
             Some(id)
+        }
+    }
+
+    /// Gives connections the credit back that was withheld.
+    fn credit(&mut self) {
+        for (id, bytes) in self.withheld.drain(..) {
+            if let Some(client) = self.clients.get(id) {
+                client.link.processed(bytes);
+            }
         }
     }
 
@@ -268,6 +291,9 @@ impl Vhost {
                 break;
             };
             self.handle(now, None, Input::Durable(durable));
+        }
+        for fetch in self.fx.fetches.drain(..) {
+            self.log.fetch(fetch);
         }
         let Self { fx, clients, .. } = self;
         fx.drain_sends(|id, batch| {

@@ -11,8 +11,8 @@ use sd_notify::NotifyState;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Something an operator has to put right.
-const EXIT_UNUSABLE: u8 = 2;
+/// The log failed while the broker ran.
+const EXIT_LOG_LOST: u8 = 2;
 
 fn main() -> ExitCode {
     let done = match cli::parse(std::env::args_os(), |name| std::env::var(name).ok()) {
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("leveret: {error}");
-            ExitCode::from(EXIT_UNUSABLE)
+            ExitCode::from(error.code())
         }
     }
 }
@@ -62,7 +62,14 @@ async fn run(config: &Config) -> Result<ExitCode, StartError> {
     let mut signals = Signals::listen()?;
     let server = Server::start(config)?;
     notify(NotifyState::Ready);
-    let signal = signals.next().await;
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        () = server.lost() => {
+            notify(NotifyState::Stopping);
+            server.fail().await;
+            return Ok(ExitCode::from(EXIT_LOG_LOST));
+        }
+    };
     tracing::info!(signal, "asked to stop");
     notify(NotifyState::Stopping);
     tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use leveret_core::Totals;
 
@@ -42,10 +42,32 @@ pub fn render(node: &Node) -> String {
         (Kind::Gauge,   "process_resident_memory_bytes", "Resident memory.", alarms::resident().unwrap_or_default()),
         (Kind::Gauge,   "uptime_seconds", "Time since the start.", node.clock.mono().0 / 1_000),
     ];
-    for (kind, name, help, value) in rows {
+    for (kind, name, help, value) in rows.into_iter().chain(of_log(node)) {
         page.add(kind, name, help, None, value);
     }
     page.render()
+}
+
+fn of_log(node: &Node) -> [(Kind, &'static str, &'static str, u64); 13] {
+    let log = node.store.metrics();
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    #[rustfmt::skip]
+    let rows = [
+        (Kind::Counter, "log_syncs", "Times that records were made safe (fdatasync).", read(&log.syncs)),
+        (Kind::Counter, "log_records", "Records that were made safe.", read(&log.records)),
+        (Kind::Counter, "log_written_bytes", "Octets written to the log, compaction included.", read(&log.bytes_written)),
+        (Kind::Counter, "log_compacted_bytes", "Octets of them that compaction copied.", read(&log.bytes_moved)),
+        (Kind::Counter, "log_messages_left_out", "Messages that came and went before they were written.", read(&log.left_out)),
+        (Kind::Gauge,   "log_segments", "Files of the log.", read(&log.segments)),
+        (Kind::Gauge,   "log_spare_segments", "Files that wait to become part of the log.", read(&log.spares)),
+        (Kind::Gauge,   "log_staged_bytes", "Octets of records that wait to be made safe.", node.store.staged_bytes()),
+        (Kind::Gauge,   "log_recovery_milliseconds", "What reading the log took at the start.", read(&log.recovery_ms)),
+        (Kind::Gauge,   "log_recovered_messages", "Messages found in the log at the start.", read(&log.recovered_messages)),
+        (Kind::Gauge,   "log_cut_bytes", "Octets cut off a torn end of the log at the start.", read(&log.cut_bytes)),
+        (Kind::Gauge,   "alarms_free_disk_space_watermark", "1 while the disk is nearly full.", u64::from(node.log.is_full())),
+        (Kind::Gauge,   "log_lost", "1 after the log has failed.", u64::from(node.log.lost().is_some())),
+    ];
+    rows
 }
 
 fn gauges(totals: &Totals) -> [(&'static str, &'static str, u64); 9] {

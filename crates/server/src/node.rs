@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use leveret_core::Input;
 use leveret_core::broker::{Limits, Options};
+use leveret_core::log::{Journal as _, Watcher};
+use leveret_core::{Broker, Input};
 use leveret_session::SessionConfig;
+use leveret_store::Store;
 use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::sync::Notify;
 
 use crate::auth::Door;
 use crate::clock::Clock;
 use crate::config::{Config, Settings};
 use crate::error::StartError;
-use crate::log::NullLog;
+use crate::journal;
+use crate::journal::{Condition, Listener};
 use crate::registry::{Lobby, Registry};
 use crate::shard::Shard;
 
@@ -50,18 +54,25 @@ pub struct Node {
     pub turned_away: AtomicU64,
     ready: AtomicBool,
     memory_alarm: AtomicBool,
+    /// What the log has said that concerns all vhosts.
+    pub log: Arc<Condition>,
+    /// Told when the log has failed.
+    pub log_lost: Notify,
+    /// The log itself.
+    pub store: Arc<Store>,
 }
 
 impl Node {
-    /// A broker without connections; must be called within the runtime. `fds_max` is the number of
-    /// file descriptors the process may have.
+    /// A broker without connections, with what the log knows of its vhosts; must be called within
+    /// the runtime. `fds_max` is the number of file descriptors the process may have.
     ///
     /// # Errors
-    /// [`StartError`] if the system has no randomness.
-    pub fn new(config: &Config, fds_max: usize) -> Result<Self, StartError> {
+    /// [`StartError`] if the system has no randomness, or if the log cannot be used.
+    pub fn new(config: &Config, store: Store, fds_max: usize) -> Result<Self, StartError> {
         let settings = config.settings.clone();
         let clock = Clock::start();
         let panics = Arc::default();
+        let log: Arc<Condition> = Arc::default();
         let mut shards = BTreeMap::new();
         for vhost in &config.accounts.vhosts {
             let options = Options {
@@ -69,7 +80,17 @@ impl Node {
                 seed: seed()?,
                 limits: limits(&settings),
             };
-            let shard = Shard::new(options, Box::new(NullLog), clock, Arc::clone(&panics));
+            let listener = Listener::new(Arc::clone(&log));
+            let lead = store
+                .lead(vhost, Arc::clone(&listener) as Arc<dyn Watcher>)
+                .and_then(|lead| Ok((lead.log, Broker::recover(options, lead.recovered)?)));
+            let (journal, broker) = lead.map_err(|error| {
+                StartError::new(format!("cannot recover the vhost '{vhost}': {error}"))
+                    .with_code(journal::EXIT_CORRUPT)
+            })?;
+            let name = Arc::clone(vhost);
+            let shard = Shard::new(broker, name, journal, clock, Arc::clone(&panics));
+            listener.attach(&shard);
             shards.insert(Arc::clone(vhost), shard);
         }
         let sockets_max = fds_max / 10 * 9;
@@ -87,6 +108,9 @@ impl Node {
             turned_away: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             memory_alarm: AtomicBool::new(false),
+            log,
+            log_lost: Notify::new(),
+            store: Arc::new(store),
         })
     }
 
@@ -110,8 +134,19 @@ impl Node {
     /// Memory has become short, or is no longer: tells every vhost.
     pub fn set_memory_alarm(&self, on: bool) {
         self.memory_alarm.store(on, Ordering::Relaxed);
+        self.tell_alarms();
+    }
+
+    /// Tells every vhost which resources are short, in RabbitMQ's words.
+    pub fn tell_alarms(&self) {
+        let alarm = match (self.memory_alarm(), self.log.is_full()) {
+            (false, false) => None,
+            (true, false) => Some("low on memory"),
+            (false, true) => Some("low on disk"),
+            (true, true) => Some("low on memory & disk"),
+        };
         for shard in self.shards.values() {
-            shard.submit(Input::Alarm(on.then_some("low on memory")));
+            shard.submit(Input::Alarm(alarm));
         }
     }
 }
@@ -125,6 +160,7 @@ fn limits(settings: &Settings) -> Limits {
         consumers_max: settings.consumers_max,
         consumers_per_channel_max: settings.consumers_per_channel_max,
         outbox_bytes_max: settings.outbox_max.as_usize(),
+        ..Limits::default()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use dashmap::DashMap;
-use leveret_core::Input;
+use leveret_core::{AmqpError, Input};
 use tokio::sync::Notify;
 
 use crate::link::{Link, Signals};
@@ -93,6 +93,22 @@ impl Registry {
             link.signal(Signals::EVICTED);
             if let Some(seat) = link.seat() {
                 seat.shard.submit(Input::Evict(seat.id, reason.to_owned()));
+            }
+        }
+    }
+
+    /// Closes every connection with this error: the broker has failed.
+    pub fn fail_all(&self, error: &AmqpError) {
+        let links: Vec<_> = self
+            .links
+            .iter()
+            .map(|entry| Arc::clone(entry.value()))
+            .collect();
+        for link in links {
+            link.signal(Signals::EVICTED);
+            if let Some(seat) = link.seat() {
+                let error = Box::new(error.clone());
+                seat.shard.submit(Input::Failed(seat.id, error));
             }
         }
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use leveret_core::Input;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -13,11 +14,16 @@ use crate::data_dir::DataDir;
 use crate::error::StartError;
 use crate::listener::{self, Protocols};
 use crate::node::{Node, SHUTDOWN_REASON};
-use crate::{alarms, http, tls};
+use crate::shard::internal_error;
+use crate::{alarms, http, journal, tls};
 
 /// How long clients have to answer our `connection.close` when the broker stops. With it we are
 /// gone within ten seconds, after which orchestrators lose patience.
 const GOODBYE: Duration = Duration::from_secs(8);
+
+/// How long connections have to hear that the log has failed. The process is to be gone within a
+/// second.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A broker that accepts connections. Stop it with [`Server::stop`].
 #[derive(Debug)]
@@ -44,21 +50,23 @@ impl Server {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let settings = &config.settings;
         let acceptor = tls::acceptor(settings)?;
-        let data_dir = match &settings.data_dir.0 {
-            Some(path) => DataDir::take(path)?,
+        let (data_dir, path) = match &settings.data_dir.0 {
+            Some(path) => (DataDir::take(path)?, path),
             None => return Err(StartError::new("data_dir must not be empty")),
         };
         // All ports first: a broker that cannot have one of them serves nobody on the others.
         let amqp = bind_all(Protocols::Amqp, &settings.amqp_listen.0)?;
         let amqps = bind_all(Protocols::Amqps, &settings.amqps_listen.0)?;
         let http = bind_all(Protocols::Http, &settings.http_listen.0)?;
-        let node = Arc::new(Node::new(config, raise_fd_limit())?);
+        let store = journal::open(path)?;
+        let node = Arc::new(Node::new(config, store, raise_fd_limit())?);
 
         let mut housekeeping = Tasks::default();
         for shard in node.shards.values() {
             housekeeping.spawn(Arc::clone(shard).keep_time());
         }
         housekeeping.spawn(alarms::watch(Arc::clone(&node)));
+        housekeeping.spawn(alarms::watch_disk(Arc::clone(&node)));
 
         let mut server = Self {
             node,
@@ -143,7 +151,36 @@ impl Server {
                 "connections did not go when asked to"
             );
         }
-        tracing::info!("stopped");
+        for shard in self.node.shards.values() {
+            shard.submit(Input::Retire);
+        }
+        let store = Arc::clone(&self.node.store);
+        // Writes and syncs, so not on a thread that others need.
+        match tokio::task::spawn_blocking(move || store.close()).await {
+            Ok(Ok(())) => tracing::info!("stopped"),
+            Ok(Err(error)) => tracing::error!(%error, "stopped, but the log could not be closed"),
+            Err(error) => tracing::error!(%error, "stopped, but the log could not be closed"),
+        }
+    }
+
+    /// Waits until the log has failed, which may be never.
+    pub async fn lost(&self) {
+        let lost = &self.node.log_lost;
+        lost.notified().await;
+    }
+
+    /// The log has failed: nothing is confirmed any more. Tells all connections (541), and waits a
+    /// moment for them to hear it.
+    pub async fn fail(self) {
+        self.node.set_ready(false);
+        self.listeners.stop().await;
+        let reason = self.node.log.lost().map(ToString::to_string);
+        tracing::error!(
+            reason,
+            "the log has failed: what is on the disk will be read at the next start"
+        );
+        self.node.registry.fail_all(&internal_error());
+        let _ = tokio::time::timeout(LAST_WORDS, self.node.registry.empty()).await;
     }
 }
 

@@ -7,16 +7,15 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use leveret_core::broker::Options;
+use leveret_core::log::Log;
 use leveret_core::{
-    AmqpError, Command, ConnectionId, Event, Input, Metrics, Mono, Peer, ReplyCode, Totals,
+    AmqpError, Broker, Command, ConnectionId, Event, Input, Metrics, Mono, Peer, ReplyCode, Totals,
 };
 use slotmap::SlotMap;
 use tokio::runtime::Handle;
 
 use crate::clock::Clock;
 use crate::link::Link;
-use crate::log::Log;
 use crate::machine::{Aftermath, Batch, Entry, NEVER, Timer, Vhost};
 use crate::turnstile::{Rest, Turnstile, lock};
 
@@ -39,16 +38,17 @@ impl Shard {
     /// A vhost; must be called within the runtime. `panics` counts what should never happen.
     #[must_use]
     pub fn new(
-        options: Options,
+        broker: Broker,
+        vhost: Arc<str>,
         log: Box<dyn Log>,
         clock: Clock,
         panics: Arc<AtomicU64>,
     ) -> Arc<Self> {
-        let vhost = Arc::clone(&options.vhost);
         let ids = Arc::default();
         let timer = Arc::default();
         let machine = Vhost::new(
-            options,
+            broker,
+            Arc::clone(&vhost),
             log,
             clock,
             panics,
@@ -97,6 +97,15 @@ impl Shard {
         self.put(Entry::Other(input));
     }
 
+    /// Hands over anything else and does one turn at most: for the threads of the log.
+    pub fn submit_in_passing(self: &Arc<Self>, input: Input) {
+        self.turnstile.put(Entry::Other(input));
+        let rest = self
+            .turnstile
+            .run_in_passing(|aftermath| self.clean_up(aftermath));
+        self.leave(rest);
+    }
+
     /// Counters and totals. Waits for the turn that is going on, so not for the message path.
     #[must_use]
     pub fn snapshot(self: &Arc<Self>) -> (Metrics, Totals) {
@@ -134,6 +143,11 @@ impl Shard {
 
     fn run(self: &Arc<Self>) {
         let rest = self.turnstile.run(|aftermath| self.clean_up(aftermath));
+        self.leave(rest);
+    }
+
+    /// Leaves what there is still to do to somebody else.
+    fn leave(self: &Arc<Self>, rest: Rest) {
         if rest == Rest::Something {
             let shard = Arc::clone(self);
             self.runtime.spawn(async move { shard.run() });
@@ -182,6 +196,9 @@ fn log_event(vhost: &str, event: &Event, link: Option<&Link>) {
         Event::QueueCreated { queue } => tracing::debug!(vhost, ?queue, "queue created"),
         Event::QueueDeleted { queue, ready } => {
             tracing::debug!(vhost, ?queue, ready, "queue deleted");
+        }
+        Event::FetchFailed { queue, error } => {
+            tracing::error!(vhost, ?queue, %error, "messages cannot be read back from the log: the queue stands still");
         }
         Event::ExchangeCreated { exchange } => {
             tracing::debug!(vhost, ?exchange, "exchange created");

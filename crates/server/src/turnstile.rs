@@ -66,8 +66,17 @@ impl<M: Machine> Turnstile<M> {
     }
 
     /// Feeds the machine what is in line, or leaves that to whoever is at it already.
-    pub fn run(&self, mut after: impl FnMut(M::Aftermath)) -> Rest {
-        for _ in 0..ROUNDS_MAX {
+    pub fn run(&self, after: impl FnMut(M::Aftermath)) -> Rest {
+        self.run_rounds(ROUNDS_MAX, after)
+    }
+
+    /// The same for callers that have something better to do: at most one turn.
+    pub fn run_in_passing(&self, after: impl FnMut(M::Aftermath)) -> Rest {
+        self.run_rounds(1, after)
+    }
+
+    fn run_rounds(&self, rounds: usize, mut after: impl FnMut(M::Aftermath)) -> Rest {
+        for _ in 0..rounds {
             let mut turn = match self.turn.try_lock() {
                 Ok(turn) => turn,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),

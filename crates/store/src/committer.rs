@@ -30,6 +30,10 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// Octets that a record counts for beside its messages.
 const RECORD_BYTES: u64 = size_of::<Record>() as u64;
 
+/// Octets of records that may wait to be written before publishers are better not read from: what
+/// a slow disk takes a while to write.
+const STAGED_BYTES_MAX: u64 = 64 << 20;
+
 /// A pile longer than this is given back once it is written.
 const PILE_KEPT: usize = 64 << 10;
 
@@ -245,6 +249,12 @@ impl VhostLog for Pile {
             self.shared.wake.notify_one();
         }
         None
+    }
+
+    fn is_behind(&self) -> bool {
+        // While there is no room, other means stop publishers, and the rest has to go on.
+        let metrics = &self.shared.metrics;
+        self.shared.staged_bytes.load(Relaxed) > STAGED_BYTES_MAX && metrics.full.load(Relaxed) == 0
     }
 
     fn fetch(&mut self, fetch: Fetch) {
