@@ -35,8 +35,6 @@ pub(crate) struct Header {
     pub(crate) number: u32,
     /// Where the segment before ended; segment 0 if there was none.
     pub(crate) previous: Position,
-    /// The file held another segment before, so what follows the last batch means nothing.
-    pub(crate) recycled: bool,
 }
 
 /// What the first octets of a file say.
@@ -54,7 +52,6 @@ impl Header {
         bytes[12..20].copy_from_slice(&u64::from(self.number).to_le_bytes());
         bytes[20..28].copy_from_slice(&u64::from(self.previous.segment).to_le_bytes());
         bytes[28..32].copy_from_slice(&self.previous.offset.to_le_bytes());
-        bytes[32] = u8::from(self.recycled);
         let sum = crc32c(&bytes[..60]);
         bytes[60..64].copy_from_slice(&sum.to_le_bytes());
         bytes
@@ -80,7 +77,6 @@ impl Header {
                     segment: u32::try_from(input.u64()?).ok()?,
                     offset: input.u32()?,
                 },
-                recycled: input.u8()? != 0,
             })
         })();
         header.map_or(HeaderFound::Bad, HeaderFound::Sound)

@@ -114,7 +114,6 @@ impl<D: Disk> Log<D> {
             number,
             file: None,
             bytes,
-            recycled: true,
         });
         self.done(given, || format!("remove {}", free_name(number)))
     }
@@ -228,13 +227,8 @@ impl<D: Disk> Log<D> {
     }
 
     fn begin_compaction(&mut self, number: u32) -> Result<(), StoreError> {
-        let (file, recycled) = {
-            let shared = lock(&self.shared);
-            let recycled = shared.state.segments.get(&number);
-            let recycled = recycled.is_some_and(|segment| segment.recycled);
-            (shared.files.get(&number).cloned(), recycled)
-        };
-        let heads = file.and_then(|file| read_heads(&file, number, recycled).ok());
+        let file = lock(&self.shared).files.get(&number).cloned();
+        let heads = file.and_then(|file| read_heads(&file, number).ok());
         let Some(heads) = heads else {
             self.leave_alone(number);
             return Ok(());

@@ -16,7 +16,7 @@ use leveret_core::record::Fact;
 use crate::disk::{Disk, DiskFile};
 use crate::error::StoreError;
 use crate::fetch::Reader;
-use crate::format::{BATCH, Header, Position, put_bytes};
+use crate::format::{BATCH, HEADER, Header, Position, put_bytes};
 use crate::keeper::Keeper;
 use crate::options::Options;
 use crate::plan::{Item, Plan};
@@ -123,6 +123,10 @@ impl<D: Disk> Log<D> {
     pub fn open(disk: D, options: Options) -> Result<Opened<D>, StoreError> {
         let recovery = recover(&disk)?;
         let mut room = Room::new(disk.clone(), &options, next(recovery.number_max)?);
+        // Whoever wrote this may not have come to sync it; and whoever finds a footer does not look
+        // at what it speaks of.
+        let from = recovery.checkpoint.map_or(0, |(first, _)| first.segment);
+        sync_all(recovery.files.range(from..))?;
         for (number, heads) in recovery.unsealed {
             // What was torn off stays where it is, behind the end that the footer names.
             if let (Some(file), Some(segment)) = (
@@ -139,19 +143,12 @@ impl<D: Disk> Log<D> {
                 }
             }
         }
-        // Whoever wrote this may not have come to sync it.
-        let from = recovery.checkpoint.map_or(0, |(first, _)| first.segment);
-        for (number, file) in recovery.files.range(from..) {
-            let synced = file.sync();
-            synced
-                .map_err(|error| StoreError::io(format!("sync {}", log_name(*number)), &error))?;
-        }
+        sync_all(recovery.files.range(from..))?;
         for (number, bytes) in recovery.free {
             let spare = Spare {
                 number,
                 file: None,
                 bytes,
-                recycled: true,
             };
             room.give(spare)
                 .map_err(|error| StoreError::io(format!("remove {}", free_name(number)), &error))?;
@@ -510,12 +507,14 @@ impl<D: Disk> Log<D> {
         let header = Header {
             number,
             previous: self.end,
-            recycled: spare.recycled,
         };
         // The header is safe before the file has its name, and the name before there is anything in
         // the file: so a segment with its name has its header, and no number is ever used twice.
         let begun = open_spare(&self.disk, &spare).and_then(|file| {
-            file.write_at(0, &header.encode())?;
+            // Behind it are zeros: no batch was begun yet.
+            let mut start = header.encode().to_vec();
+            start.resize((HEADER + BATCH) as usize, 0);
+            file.write_at(0, &start)?;
             file.sync()?;
             self.disk
                 .rename(&free_name(spare.number), &log_name(number))?;
@@ -525,7 +524,6 @@ impl<D: Disk> Log<D> {
         let file = self.done(begun, || format!("begin {}", log_name(number)))?;
         let segment = Segment {
             bytes: spare.bytes,
-            recycled: spare.recycled,
             ..Segment::default()
         };
         let buffer = std::mem::take(&mut self.buffer);
@@ -568,6 +566,16 @@ impl<D: Disk> fmt::Debug for Log<D> {
             .field("poison", &self.poison)
             .finish_non_exhaustive()
     }
+}
+
+fn sync_all<'a, F: DiskFile>(
+    files: impl Iterator<Item = (&'a u32, &'a F)>,
+) -> Result<(), StoreError> {
+    for (number, file) in files {
+        let synced = file.sync();
+        synced.map_err(|error| StoreError::io(format!("sync {}", log_name(*number)), &error))?;
+    }
+    Ok(())
 }
 
 /// Adds the messages of a fact and takes it in.

@@ -45,6 +45,7 @@ struct Found<F> {
 }
 
 /// A segment whose heads were read.
+#[derive(Default)]
 struct Read {
     number: u32,
     heads: Heads,
@@ -63,9 +64,6 @@ pub(crate) fn recover<D: Disk>(disk: &D) -> Result<Recovery<D::File>, StoreError
     let Some((&last, _)) = survey.found.last_key_value() else {
         return survey.empty();
     };
-    if let Some(&damaged) = survey.damaged.iter().find(|number| **number > last) {
-        return Err(bad_header(damaged));
-    }
     let tail = survey.read_tail(last)?;
     survey.replay(tail)
 }
@@ -78,7 +76,7 @@ fn bad_header(number: u32) -> StoreError {
 struct Survey<F> {
     found: BTreeMap<u32, Found<F>>,
     /// Files named as segments whose header is not theirs.
-    damaged: Vec<u32>,
+    damaged: BTreeMap<u32, F>,
     free: Vec<(u32, u64)>,
     number_max: u32,
 }
@@ -98,7 +96,7 @@ impl<F: DiskFile> Survey<F> {
             .map_err(|error| StoreError::io("list the files of the log", &error))?;
         let mut survey = Self {
             found: BTreeMap::new(),
-            damaged: Vec::new(),
+            damaged: BTreeMap::new(),
             free: Vec::new(),
             number_max: 0,
         };
@@ -127,7 +125,9 @@ impl<F: DiskFile> Survey<F> {
                     survey.found.insert(number, found);
                 }
                 HeaderFound::Version(found) => version = Some((name, found)),
-                _ => survey.damaged.push(number),
+                _ => {
+                    survey.damaged.insert(number, file);
+                }
             }
         }
         if let Some((file, version)) = version {
@@ -139,18 +139,16 @@ impl<F: DiskFile> Survey<F> {
 
     /// A log without any segment.
     fn empty(self) -> Result<Recovery<F>, StoreError> {
-        if let Some(&damaged) = self.damaged.first() {
-            return Err(bad_header(damaged));
-        }
+        let torn = self.check_end(&Read::default(), &[])?;
         Ok(Recovery {
             state: State::default(),
             files: BTreeMap::new(),
             unsealed: Vec::new(),
-            unneeded: Vec::new(),
+            unneeded: self.damaged.into_keys().collect(),
             free: self.free,
             end: Position::default(),
             number_max: self.number_max,
-            torn: None,
+            torn,
             checkpoint: None,
         })
     }
@@ -158,7 +156,7 @@ impl<F: DiskFile> Survey<F> {
     fn get(&self, number: u32) -> Result<&Found<F>, StoreError> {
         match self.found.get(&number) {
             Some(found) => Ok(found),
-            None if self.damaged.contains(&number) => Err(bad_header(number)),
+            None if self.damaged.contains_key(&number) => Err(bad_header(number)),
             None => Err(StoreError::Missing {
                 file: log_name(number),
             }),
@@ -175,7 +173,7 @@ impl<F: DiskFile> Survey<F> {
         let mut checkpoint;
         loop {
             let found = self.get(number)?;
-            let heads = read_heads(&found.file, number, found.header.recycled)?;
+            let heads = read_heads(&found.file, number)?;
             if let Some(expected) = expected
                 && heads.end != expected
             {
@@ -225,15 +223,30 @@ impl<F: DiskFile> Survey<F> {
         };
         let mut synced = tail.heads.tail.synced;
         let mut bytes = tail.heads.tail.bytes;
-        for &number in dropped {
-            let found = self.get(number)?;
-            let image = read_all(&found.file)
+        let any_dropped = !dropped.is_empty();
+        let mut first_damaged = None;
+        let dropped = dropped
+            .iter()
+            .filter_map(|number| Some((*number, &self.found.get(number)?.file)));
+        // A segment with a damaged header behind the end, too, was never safe, if none says so.
+        let damaged = self.damaged.iter().map(|(number, file)| (*number, file));
+        let damaged = damaged.filter(|(number, _)| *number > tail.number);
+        for (number, file) in dropped.chain(damaged) {
+            if self.damaged.contains_key(&number) {
+                first_damaged.get_or_insert(number);
+            }
+            let image = read_all(file)
                 .map_err(|error| StoreError::io(format!("read {}", log_name(number)), &error))?;
-            let heads = scan_batches(&image, number, found.header.recycled);
+            let heads = scan_batches(&image, number);
             synced = synced.max(heads.tail.synced);
             bytes += u64::from(heads.end - HEADER) + heads.tail.bytes;
         }
         if synced > end {
+            if tail.heads.tail.broken.is_none()
+                && let Some(damaged) = first_damaged
+            {
+                return Err(bad_header(damaged));
+            }
             let what = tail.heads.tail.broken.unwrap_or("a batch is not there");
             return Err(StoreError::corrupt(
                 log_name(end.segment),
@@ -241,7 +254,7 @@ impl<F: DiskFile> Survey<F> {
                 format!("{what}, though it was safe on the disk"),
             ));
         }
-        let is_torn = tail.heads.tail.broken.is_some() || !dropped.is_empty();
+        let is_torn = tail.heads.tail.broken.is_some() || any_dropped || first_damaged.is_some();
         Ok(is_torn.then_some((end, bytes)))
     }
 
@@ -391,7 +404,7 @@ impl<F: DiskFile> Survey<F> {
             state,
             files: files.collect(),
             unsealed,
-            unneeded: unneeded.chain(self.damaged).collect(),
+            unneeded: unneeded.chain(self.damaged.into_keys()).collect(),
             free: self.free,
             end,
             number_max: self.number_max,
@@ -432,7 +445,7 @@ impl<F: DiskFile> Replay<'_, F> {
     fn before(&mut self, needed: Needed) -> Result<(), StoreError> {
         let number = needed.number;
         let found = self.survey.get(number)?;
-        let heads = read_heads(&found.file, number, found.header.recycled)?;
+        let heads = read_heads(&found.file, number)?;
         if heads.end != needed.end {
             let at = u64::from(heads.end.min(needed.end));
             let what = heads.tail.broken.unwrap_or("a batch is not there");
@@ -458,7 +471,6 @@ impl<F: DiskFile> Replay<'_, F> {
                 bytes: found.bytes,
                 end: heads.end,
                 is_sealed: true,
-                recycled: found.header.recycled,
                 ..Segment::default()
             });
         }

@@ -21,8 +21,6 @@ pub(crate) struct Spare<F> {
     /// Open if it was made just now.
     pub(crate) file: Option<F>,
     pub(crate) bytes: u64,
-    /// It held a segment before.
-    pub(crate) recycled: bool,
 }
 
 /// The files that wait, and those that were set apart for the batch at hand.
@@ -213,7 +211,6 @@ impl<D: Disk> Room<D> {
                     number,
                     file: Some(file),
                     bytes,
-                    recycled: false,
                 })
             }
             Err(error) if is_full(&error) => Err(StoreError::Full),

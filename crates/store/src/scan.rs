@@ -37,7 +37,7 @@ pub fn scan(image: &[u8]) -> Scan {
         return Scan::default();
     };
     let number = header.number;
-    let batches = scan_batches(image, number, header.recycled);
+    let batches = scan_batches(image, number);
     let footer = footer_of(image, number);
     let is_sealed = footer.is_some();
     let mut broken = batches.tail.broken.map(str::to_owned);

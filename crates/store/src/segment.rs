@@ -161,6 +161,8 @@ impl<F: DiskFile> Writer<F> {
         if let Some(start) = self.buffer.get_mut(..BATCH as usize) {
             start.copy_from_slice(&header);
         }
+        // Zeros behind it say that no other batch was begun.
+        self.buffer.extend_from_slice(&[0; BATCH as usize]);
         self.file.write_at(u64::from(self.at), &self.buffer)?;
         let written = self.buffer.len() as u64;
         self.at = after;
@@ -224,17 +226,13 @@ pub(crate) struct Tail {
 }
 
 /// Reads the heads of a segment: from its footer, or from its batches.
-pub(crate) fn read_heads<F: DiskFile>(
-    file: &F,
-    number: u32,
-    recycled: bool,
-) -> Result<Heads, StoreError> {
+pub(crate) fn read_heads<F: DiskFile>(file: &F, number: u32) -> Result<Heads, StoreError> {
     let failed = |error: io::Error| StoreError::io(format!("read {}", log_name(number)), &error);
     if let Some(heads) = read_footer(file, number).map_err(failed)? {
         return Ok(heads);
     }
     let image = read_all(file).map_err(failed)?;
-    Ok(scan_batches(&image, number, recycled))
+    Ok(scan_batches(&image, number))
 }
 
 fn read_footer<F: DiskFile>(file: &F, number: u32) -> io::Result<Option<Heads>> {
@@ -283,7 +281,7 @@ pub(crate) fn read_all<F: DiskFile>(file: &F) -> io::Result<Vec<u8>> {
 }
 
 /// Reads the batches of a file's image, up to the first thing that is not sound.
-pub(crate) fn scan_batches(image: &[u8], number: u32, recycled: bool) -> Heads {
+pub(crate) fn scan_batches(image: &[u8], number: u32) -> Heads {
     let mut heads = Heads {
         end: HEADER,
         ..Heads::default()
@@ -316,12 +314,12 @@ pub(crate) fn scan_batches(image: &[u8], number: u32, recycled: bool) -> Heads {
         }
         heads.end = stop;
     }
-    look_behind(image, number, recycled, &mut heads);
+    look_behind(image, number, &mut heads);
     heads
 }
 
 /// Looks for batches after the end: they were begun, and say what had been safe.
-fn look_behind(image: &[u8], number: u32, recycled: bool, heads: &mut Heads) {
+fn look_behind(image: &[u8], number: u32, heads: &mut Heads) {
     let after = image.get(heads.end as usize..).unwrap_or_default();
     for (place, window) in (heads.end..).zip(after.windows(BATCH_MAGIC.len())) {
         if window == BATCH_MAGIC
@@ -334,7 +332,7 @@ fn look_behind(image: &[u8], number: u32, recycled: bool, heads: &mut Heads) {
         }
     }
     let next = after.get(..BATCH as usize).unwrap_or(after);
-    if heads.tail.broken.is_none() && !recycled && next.iter().any(|octet| *octet != 0) {
+    if heads.tail.broken.is_none() && next.iter().any(|octet| *octet != 0) {
         heads.tail.broken = Some("a batch was only begun");
         heads.tail.bytes = next.len() as u64;
     }

@@ -76,8 +76,6 @@ pub(crate) struct Segment {
     pub(crate) copies: u64,
     /// Something in it cannot be read, so it stays as it is.
     pub(crate) is_rotten: bool,
-    /// The file held another segment before.
-    pub(crate) recycled: bool,
 }
 
 /// Where the body of a message is that is taken in.
