@@ -135,6 +135,11 @@ settings! {
     /// it is closed. `0s` waits for ever.
     send_timeout: Span = "15s", in "0s" ..= "24h";
 
+    /// How long a delivery may go unacknowledged before its channel is closed. `0s` waits for ever.
+    ///
+    /// The queue argument `x-consumer-timeout` overrides it.
+    consumer_timeout: Span = "30m", in "0s" ..= "8760h";
+
     /// Time for a TLS handshake.
     tls_handshake_timeout: Span = "5s", in "100ms" ..= "10m";
 
@@ -152,6 +157,10 @@ settings! {
     /// Octets that may wait to be written to one connection before its consumers count as full,
     /// or before it is no longer read if they are replies.
     outbox_max: Octets = "1MiB", in "16KiB" ..= "1GiB";
+
+    /// Octets of undelivered messages that a durable queue holds in memory before it leaves what it
+    /// can to the log alone.
+    queue_memory_max: Octets = "16MiB", in "64KiB" ..= "1024GiB";
 
     /// Most queues of one vhost.
     queues_max: usize = "100000", in "1" ..= "100000000";

@@ -160,7 +160,11 @@ fn limits(settings: &Settings) -> Limits {
         consumers_max: settings.consumers_max,
         consumers_per_channel_max: settings.consumers_per_channel_max,
         outbox_bytes_max: settings.outbox_max.as_usize(),
-        ..Limits::default()
+        queue_memory_max: settings.queue_memory_max.as_usize(),
+        consumer_timeout_ms: match settings.consumer_timeout.as_ms() {
+            0 => u64::MAX,
+            ms => ms,
+        },
     }
 }
 
