@@ -269,3 +269,21 @@ fn a_log_opens_on_a_full_disk_and_takes_settles() {
     log.write(staged(records(62, [large])))
         .expect("there is room again");
 }
+
+/// Whoever finds a footer does not look at what it speaks of.
+#[test]
+fn data_is_safe_before_a_footer_speaks_of_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FaultyDisk::new(dir.path(), u64::MAX);
+    let faults = Arc::clone(&disk.faults);
+    let mut log = Log::open(disk, options(SMALL)).expect("a log").log;
+    let (vhost, _) = log.lead("/").expect("a vhost");
+    let facts = std::iter::once(queue("q"));
+    let facts =
+        facts.chain((1..=90).map(|seq| publish(&[(Q, seq)], &"x".repeat(seq as usize * 70))));
+    let records = records(1, facts);
+    log.write(vec![Staged { vhost, records }]).expect("written");
+    assert!(logs(dir.path()).len() > 10);
+    log.close().expect("closed");
+    assert_eq!(faults.early_footers.load(SeqCst), 0);
+}

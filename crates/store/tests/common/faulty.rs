@@ -19,6 +19,8 @@ pub(crate) struct Faults {
     pub(crate) free: AtomicU64,
     /// Syncs fail from now on.
     pub(crate) syncs_fail: AtomicBool,
+    /// Footers that were written over what was not synced.
+    pub(crate) early_footers: AtomicU64,
     /// Writes fail from now on.
     pub(crate) writes_fail: AtomicBool,
 }
@@ -27,6 +29,8 @@ pub(crate) struct Faults {
 pub(crate) struct FaultyFile<F> {
     inner: F,
     faults: Arc<Faults>,
+    /// Something was written and not synced.
+    is_dirty: Arc<AtomicBool>,
 }
 
 impl FaultyDisk {
@@ -43,6 +47,7 @@ impl FaultyDisk {
         FaultyFile {
             inner,
             faults: Arc::clone(&self.faults),
+            is_dirty: Arc::default(),
         }
     }
 }
@@ -92,6 +97,11 @@ impl<F: DiskFile> DiskFile for FaultyFile<F> {
         if self.faults.writes_fail.load(SeqCst) {
             return Err(io::Error::other("the disk does not write"));
         }
+        let is_footer = bytes.windows(8).any(|eight| eight == b"LVRTFTR\0");
+        let was_dirty = self.is_dirty.swap(true, SeqCst);
+        if is_footer && was_dirty {
+            self.faults.early_footers.fetch_add(1, SeqCst);
+        }
         self.inner.write_at(offset, bytes)
     }
 
@@ -111,6 +121,7 @@ impl<F: DiskFile> DiskFile for FaultyFile<F> {
         if self.faults.syncs_fail.load(SeqCst) {
             return Err(io::Error::other("the disk does not sync"));
         }
+        self.is_dirty.store(false, SeqCst);
         self.inner.sync()
     }
 }
