@@ -96,6 +96,21 @@ impl Fault {
     }
 }
 
+/// A place that was written.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The file.
+    pub name: String,
+    /// First octet.
+    pub from: u64,
+    /// One past the last.
+    pub to: u64,
+    /// The operation that wrote it.
+    pub at: u64,
+    /// Whether it has been synced since.
+    pub is_synced: bool,
+}
+
 /// What a disk holds.
 #[derive(Clone, Debug)]
 pub(super) struct Content {
@@ -459,10 +474,10 @@ impl SimDisk {
         }
     }
 
-    /// Places that were written and not written over since: name, first octet, one past the last,
-    /// and the operation that wrote them. In the order of operations.
+    /// Places that were written and not written over since, with
+    /// the operation that wrote them, and whether they have been synced. In the order of operations.
     #[must_use]
-    pub fn written(&self) -> Vec<(String, u64, u64, u64)> {
+    pub fn written(&self) -> Vec<Written> {
         let content = self.lock();
         let mut places = Vec::new();
         for (name, number) in &content.names {
@@ -476,11 +491,17 @@ impl SimDisk {
                     .iter()
                     .all(|&(o, l, _)| o + l <= offset || offset + len <= o)
                 {
-                    places.push((name.clone(), offset, offset + len, at));
+                    places.push(Written {
+                        name: name.clone(),
+                        from: offset,
+                        to: offset + len,
+                        at,
+                        is_synced: inode.changes.iter().all(|change| change.at != at),
+                    });
                 }
             }
         }
-        places.sort_by_key(|(_, _, _, at)| *at);
+        places.sort_by_key(|place| place.at);
         places
     }
 }

@@ -13,6 +13,10 @@ const OPERATIONS: u64 = 250;
 /// Steps after a failure, to see that the machine is well again.
 const STEPS_AFTER: usize = 6;
 
+/// Whether after a failed sync the next process may see pages that are on no disk, and never will
+/// be unless they are written once more. A machine whose power stays on may do that.
+const KEPT_PAGES_SURVIVE: bool = false;
+
 /// A run in which something fails.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
@@ -41,7 +45,7 @@ pub fn faults(faults: &Faults) -> (Tally, Vec<Failure>) {
         let mut dice = Dice::new(faults.seed ^ (n << 32));
         let mut step = 0;
         run.host.disk.fail(fault);
-        let result = guarded(|| fails(&mut run, &mut step, &mut dice));
+        let result = guarded(|| fails(&mut run, fault, &mut step, &mut dice));
         for (what, n) in run.host.tally {
             *tally.entry(what).or_default() += n;
         }
@@ -81,6 +85,7 @@ fn all(seed: u64) -> Vec<Fault> {
     let disk = &run.host.disk;
     let changes = (0..disk.operations()).map(|nth| Fault {
         lasting: dice.chance(30),
+        pages_kept: dice.chance(30),
         written_percent: dice.one_of(&[0, 30, 100]),
         ..Fault::nth(nth)
     });
@@ -103,7 +108,7 @@ fn all(seed: u64) -> Vec<Fault> {
     all
 }
 
-fn fails(run: &mut Run, step: &mut usize, dice: &mut Dice) -> Result<(), Trouble> {
+fn fails(run: &mut Run, fault: Fault, step: &mut usize, dice: &mut Dice) -> Result<(), Trouble> {
     let mut result = run.start();
     while result.is_ok() && *step < STEPS && !struck(run) {
         *step += 1;
@@ -131,14 +136,20 @@ fn fails(run: &mut Run, step: &mut usize, dice: &mut Dice) -> Result<(), Trouble
         (Ok(()), None) => run.host.count("never came to it", 1),
     }
     run.host.stop();
-    let crash = if dice.chance(40) {
+    let may_be_killed = KEPT_PAGES_SURVIVE || !fault.pages_kept;
+    let crash = if may_be_killed && dice.chance(40) {
         Crash::Killed
     } else {
-        dice.one_of(&Crash::ALL)
+        dice.one_of(&Crash::ALL[..Crash::ALL.len() - 1])
     };
     run.host.say(|| format!("crash: {crash:?}"));
     run.host.disk = run.host.disk.crashed(crash, dice);
     run.host.open()?;
+    if dice.chance(30) {
+        run.host.say(|| "power lost after recovery".to_owned());
+        run.host.disk = run.host.disk.crashed(Crash::Lost, dice);
+        run.host.open()?;
+    }
     for step in 1..STEPS_AFTER {
         run.step(step)?;
     }

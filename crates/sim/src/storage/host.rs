@@ -107,7 +107,12 @@ impl Host {
 
     /// Ends the process without a word.
     pub fn stop(&mut self) {
-        self.log = None;
+        let Some(log) = self.log.take() else {
+            return;
+        };
+        let counts = log.counts();
+        self.count("octets moved", counts.bytes_moved);
+        self.count("left out", counts.left_out);
     }
 
     /// Opens the log, compares what is there with the model, and reads every message.
@@ -143,7 +148,7 @@ impl Host {
     /// # Errors
     /// [`Trouble`]: it does not run then.
     pub fn look(&mut self) -> Result<Found, Trouble> {
-        self.log = None;
+        self.stop();
         let opened = Log::open(self.disk.clone(), self.options.clone());
         let Opened { mut log, cut, .. } = opened.map_err(|e| self.trouble("open", e))?;
         let mut found = Found::default();
@@ -270,6 +275,9 @@ impl Host {
         let Some(log) = self.log.take() else {
             return Ok(());
         };
+        let counts = log.counts();
+        self.count("octets moved", counts.bytes_moved);
+        self.count("left out", counts.left_out);
         match log.close() {
             Ok(()) | Err(StoreError::Full) => {}
             Err(error) => return Err(self.trouble("close", error)),

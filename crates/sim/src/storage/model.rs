@@ -204,7 +204,7 @@ impl Model {
         for batch in &self.pending {
             apply(&mut now, batch);
         }
-        self.now = Box::new(now);
+        *self.now = now;
     }
 
     /// Everything that was written is safe.
@@ -219,7 +219,7 @@ impl Model {
     pub fn found(&mut self, states: States) {
         self.open.clear();
         self.pending.clear();
-        self.now = Box::new(states.clone());
+        *self.now = states.clone();
         self.safe = Arc::new(states);
     }
 

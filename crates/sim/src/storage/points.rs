@@ -116,7 +116,8 @@ fn recovered(host: &mut Host, crash: Crash, at: u64, dice: &mut Dice) -> Result<
         host.disk = host.disk.crashed(Crash::Lost, dice);
         host.open()?;
     }
-    if (at * Crash::ALL.len() as u64 + crash as u64) % RECOVERIES == 0 {
+    let image_number = at * Crash::ALL.len() as u64 + crash as u64;
+    if image_number.is_multiple_of(RECOVERIES) {
         for n in 0..operations {
             host.count("images", 1);
             host.count("crashes during recovery", 1);

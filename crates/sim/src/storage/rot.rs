@@ -4,10 +4,13 @@
 //! start, or says so when the message is read, or needs no such octet. In what was never synced it
 //! cuts. Between the two it may do either, but says that it cuts. Never are octets wrong.
 
+use leveret_core::log::RecoveredQueue;
+use leveret_store::salvage;
+
 use super::disk::SimDisk;
 use super::host::{Host, Trouble};
 use super::judge::{Found, judge};
-use super::model::Model;
+use super::model::{Model, VHOSTS};
 use super::run::{Failure, Run, STEPS, Setup, guarded};
 use crate::dice::Dice;
 use crate::model::Tally;
@@ -46,8 +49,6 @@ struct Rotten {
     host: Host,
     /// What was written before this operation is known to be synced.
     known_before: u64,
-    /// What was written before this operation was synced.
-    synced_before: u64,
     /// What is found while it is sound.
     found: Found,
 }
@@ -65,6 +66,11 @@ pub fn rot(rot: &Rot) -> (Tally, Vec<Failure>) {
     };
     rotten.host.trace = rot.trace;
     let places = rotten.disk.written();
+    rotten.host.disk = rotten.disk.killed();
+    rotten.host.model = rotten.model.clone();
+    if let Err(what) = guarded(|| salvaged(&mut rotten.host, Some(&rotten.found))) {
+        failures.push(failure(u64::MAX, what));
+    }
     for n in 0..FLIPS {
         let mut dice = Dice::new(rot.seed ^ (n << 40));
         // The last of them are of most interest.
@@ -73,24 +79,25 @@ pub fn rot(rot: &Rot) -> (Tally, Vec<Failure>) {
         } else {
             0
         };
-        let Some((name, from, to, at)) = dice.pick(&places[first..]).cloned() else {
+        let Some(written) = dice.pick(&places[first..]) else {
             break;
         };
-        let offset = from + dice.any() % (to - from);
+        let name = &written.name;
+        let offset = written.from + dice.any() % (written.to - written.from);
         let mask = dice.one_of(&[0x01, 0x80, 0xff]);
         if rot.at.is_some_and(|only| only != n) {
             continue;
         }
-        let place = if at < rotten.known_before {
+        let place = if written.at < rotten.known_before {
             Place::Known
-        } else if at < rotten.synced_before {
+        } else if written.is_synced {
             Place::Synced
         } else {
             Place::Unsynced
         };
         let host = &mut rotten.host;
         host.disk = rotten.disk.killed();
-        host.disk.rot(&name, offset, mask);
+        host.disk.rot(name, offset, mask);
         host.say(|| format!("{place:?} octet {offset} of {name} ^ {mask:#x}"));
         host.model = rotten.model.clone();
         let result = guarded(|| read(host, place, &rotten.earlier, &rotten.found));
@@ -100,6 +107,61 @@ pub fn rot(rot: &Rot) -> (Tally, Vec<Failure>) {
         }
     }
     (rotten.host.tally, failures)
+}
+
+/// What is saved of a disk can be opened, and no octet of it is wrong. Of a sound one all is saved.
+fn salvaged(host: &mut Host, sound: Option<&Found>) -> Result<(), Trouble> {
+    let to = SimDisk::default();
+    let model = host.model.clone();
+    let saved = salvage(&host.disk, to.clone(), host.options.clone());
+    saved.map_err(|error| Trouble::Wrong(format!("salvage: {error}")))?;
+    host.disk = to;
+    let found = host
+        .look()
+        .map_err(|trouble| Trouble::Wrong(format!("salvaged: {trouble:?}")))?;
+    let mut states = (*model.now).clone();
+    let (mut kept, mut lost) = (0, 0);
+    for (vhost, state) in states.iter_mut().enumerate() {
+        for (number, queue) in &mut state.queues {
+            let runs = found[vhost].queues.iter().find(|of| of.number == *number);
+            let runs = runs.map_or(&[][..], |of| &of.runs);
+            let before = queue.messages.len();
+            let is_there = |seq| {
+                runs.iter()
+                    .any(|run| (run.first.0..=run.last.0).contains(&seq))
+            };
+            queue.messages.retain(|seq, _| is_there(*seq));
+            kept += queue.messages.len();
+            lost += before - queue.messages.len();
+        }
+    }
+    host.count("messages salvaged", kept as u64);
+    host.count("messages not salvaged", lost as u64);
+    host.model.found(states);
+    if host.read_each()? > 0 {
+        return Err(Trouble::Wrong("salvaged, and cannot be read".into()));
+    }
+    if let Some(sound) = sound {
+        for (n, name) in VHOSTS.iter().enumerate() {
+            let places = |found: &Found| -> Vec<_> {
+                let queues = found[n].queues.iter();
+                let queues = queues.filter(|queue| !queue.runs.is_empty());
+                let runs = queues.map(|queue| (queue.number, runs(queue)));
+                runs.collect()
+            };
+            if places(&found) != places(sound) || found[n].definitions != sound[n].definitions {
+                let why = format!("vhost '{name}' is not all salvaged of a sound log");
+                return Err(Trouble::Wrong(why));
+            }
+        }
+        host.count("sound logs salvaged", 1);
+    }
+    Ok(())
+}
+
+fn runs(queue: &RecoveredQueue) -> Vec<(u64, u64)> {
+    let runs = queue.runs.iter();
+    runs.map(|run| (run.first.0, run.last.0)).collect()
 }
 
 /// Changes octets of a message on the disk of a run, and the sum over them so that it fits. To a
@@ -179,18 +241,13 @@ fn prepare(seed: u64) -> Result<Rotten, Trouble> {
         write(&mut run)?;
         if run.host.disk.operations() > synced_before {
             // A batch after the sync: all that was synced is known to be.
-            return rotten(run, synced_before, synced_before, None);
+            return rotten(run, synced_before, None);
         }
     }
-    rotten(run, known_before, synced_before, Some(earlier))
+    rotten(run, known_before, Some(earlier))
 }
 
-fn rotten(
-    mut run: Run,
-    known_before: u64,
-    synced_before: u64,
-    earlier: Option<Model>,
-) -> Result<Rotten, Trouble> {
+fn rotten(mut run: Run, known_before: u64, earlier: Option<Model>) -> Result<Rotten, Trouble> {
     run.host.stop();
     let model = run.host.model.clone();
     let mut host = Host::new(
@@ -206,13 +263,18 @@ fn rotten(
         model,
         host,
         known_before,
-        synced_before,
         found,
     })
 }
 
 fn read(host: &mut Host, place: Place, earlier: &Model, sound: &Found) -> Result<(), Trouble> {
     host.count("flips", 1);
+    let what = match place {
+        Place::Known => "flips in what is known to be synced",
+        Place::Synced => "flips in what was synced",
+        Place::Unsynced => "flips in what was not synced",
+    };
+    host.count(what, 1);
     let found = match host.look() {
         Ok(found) => found,
         Err(Trouble::Wrong(why)) if place == Place::Unsynced => {
@@ -221,7 +283,7 @@ fn read(host: &mut Host, place: Place, earlier: &Model, sound: &Found) -> Result
         Err(Trouble::Wrong(why)) => {
             host.say(|| format!("refused: {why}"));
             host.count("refused", 1);
-            return Ok(());
+            return salvaged(host, None);
         }
         Err(trouble) => return Err(trouble),
     };

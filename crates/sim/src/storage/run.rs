@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use leveret_core::QueueNumber;
-use leveret_store::{Disk, Options};
+use leveret_store::{Disk, Options, scan};
 
 use super::disk::{Op, SimDisk};
 use super::host::{Host, Taken, Trouble};
@@ -104,6 +104,8 @@ pub(super) struct Run {
     pub(super) dice: Dice,
     calm: bool,
     limited: bool,
+    /// How often it was started since there was room for two more segments.
+    starts: u32,
     /// Steps for which only settles are written, because the disk was full.
     full: usize,
 }
@@ -113,9 +115,9 @@ impl Run {
         let mut dice = Dice::new(setup.seed);
         let mut options = options(&mut dice);
         let disk = SimDisk::default();
-        let limited = dice.chance(12) && !setup.calm;
+        let limited = dice.chance(25) && !setup.calm;
         if limited {
-            let segments = dice.between(8..=30);
+            let segments = dice.between(6..=24);
             options.free_bytes_min = options.segment_bytes * dice.between(0..=4);
             disk.set_capacity(options.segment_bytes * segments + options.free_bytes_min);
         }
@@ -130,6 +132,7 @@ impl Run {
             dice,
             calm: setup.calm,
             limited,
+            starts: 0,
             full: 0,
         }
     }
@@ -155,6 +158,7 @@ impl Run {
     /// Opens the log, as often as the power goes meanwhile.
     pub(super) fn start(&mut self) -> Result<(), Trouble> {
         loop {
+            self.starts += 1;
             if self.dice.chance(25) && !self.calm {
                 let soon = self.dice.between(0..=20);
                 self.power_off_in(soon);
@@ -252,9 +256,36 @@ impl Run {
                 return Err(Trouble::Wrong("full, with all the room there is".into()));
             }
             if only_settles && self.limited {
-                return Err(Trouble::Wrong("settles are refused".into()));
+                return self.settles_wait();
             }
             self.full = 10;
+        } else if self.host.disk.free_bytes().unwrap_or_default()
+            >= self.host.options.free_bytes_min + 2 * self.host.options.segment_bytes
+        {
+            self.starts = 0;
+        }
+        Ok(())
+    }
+
+    /// Settles are refused. Starting again and again on a full disk may take all that is kept in
+    /// reserve for them; then somebody has to make room, and all is well.
+    fn settles_wait(&mut self) -> Result<(), Trouble> {
+        if self.starts <= 2 {
+            return Err(Trouble::Wrong("settles are refused".into()));
+        }
+        self.host.count("settles waited", 1);
+        let capacity = self.host.disk.free_bytes().unwrap_or_default() + self.host.disk.used();
+        let more = self.host.options.free_bytes_min + 8 * self.host.options.segment_bytes;
+        self.host.disk.set_capacity(capacity + more);
+        self.host.sync()?;
+        self.host.tidy()?;
+        for _ in 0..5 {
+            self.traffic.mood = Mood::OnlyDrain;
+            self.traffic.act(&mut self.host.model, &mut self.dice);
+        }
+        self.traffic.mood = Mood::Steady;
+        if self.host.write()? == Taken::Full {
+            return Err(Trouble::Wrong("settles are refused".into()));
         }
         Ok(())
     }
@@ -282,6 +313,10 @@ impl Run {
         self.host.check_all()?;
         self.traffic.settle_all(&mut self.host.model);
         if self.host.write()? == Taken::Full {
+            self.settles_wait()?;
+            self.traffic.settle_all(&mut self.host.model);
+        }
+        if self.host.write()? == Taken::Full {
             return Err(Trouble::Wrong("the last settles are refused".into()));
         }
         self.host.sync()?;
@@ -295,6 +330,9 @@ impl Run {
             return Err(Trouble::Wrong(why));
         }
         self.host.close()?;
+        for (_, content) in self.host.disk.files() {
+            self.host.count("checkpoints", scan(&content).checkpoints);
+        }
         self.host.open()
     }
 }

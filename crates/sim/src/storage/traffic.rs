@@ -157,7 +157,7 @@ impl Traffic {
             100..940 => dice.below(300),
             940..985 => dice.below(3_000),
             985..995 => dice.below(self.segment_bytes as usize / 2),
-            995..998 => self.segment_bytes as usize - dice.below(400),
+            995..998 => (self.segment_bytes as usize).saturating_sub(dice.below(400)),
             _ => dice.below(self.segment_bytes as usize * 3),
         };
         let mark = self.messages.to_le_bytes();
