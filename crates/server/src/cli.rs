@@ -10,6 +10,7 @@ use clap_complete::Shell;
 
 use crate::config::{self, Config, TABLE};
 use crate::error::StartError;
+use crate::store_tool::StoreTask;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub enum Task {
         /// Where to ask.
         url: String,
     },
+    /// Look after the log of a data directory.
+    Store(StoreTask),
     /// Print this, and that is all.
     Print(String),
 }
@@ -54,6 +57,7 @@ pub fn parse(
         Some(("config", options)) if options.get_flag("markdown") => {
             return Ok(Task::Print(config::to_markdown()));
         }
+        Some(("store", options)) => return Ok(Task::Store(store_task(options))),
         _ => {}
     }
     let file = config::file_path(matches.get_one::<PathBuf>("config").cloned(), &variable);
@@ -74,6 +78,23 @@ pub fn parse(
 
 fn no_url() -> StartError {
     StartError::new("there is no HTTP listener to ask: http_listen is none")
+}
+
+fn store_task(matches: &ArgMatches) -> StoreTask {
+    // The parser has seen to it that they are there.
+    let path = |options: &ArgMatches, name| {
+        let path = options.get_one::<PathBuf>(name);
+        path.cloned().unwrap_or_default()
+    };
+    match matches.subcommand() {
+        Some(("salvage", options)) => StoreTask::Salvage {
+            from: path(options, "from"),
+            to: path(options, "to"),
+        },
+        other => StoreTask::Check {
+            dir: other.map_or_else(PathBuf::new, |(_, options)| path(options, "dir")),
+        },
+    }
 }
 
 /// The settings given by flags.
@@ -155,10 +176,35 @@ fn command() -> Command {
                     .help("Prints the table of all settings instead, as the manual shows it"),
             ),
         )
+        .subcommand(store_command())
         .subcommand(
             Command::new("completions").about("Prints a completion script").arg(
                 Arg::new("shell").required(true).value_parser(clap::value_parser!(Shell)).help("For which shell"),
             ),
+        )
+}
+
+fn store_command() -> Command {
+    let path = |name: &'static str, value, help| {
+        Arg::new(name)
+            .value_name(value)
+            .required(true)
+            .value_parser(clap::value_parser!(PathBuf))
+            .help(help)
+    };
+    Command::new("store")
+        .about("Looks after the log of a data directory that no broker is using")
+        .subcommand_required(true)
+        .subcommand(
+            Command::new("check")
+                .about("Reads the whole log and says what is wrong; exit code 0 if nothing is, 3 if it is damaged")
+                .arg(path("dir", "DIR", "The data directory")),
+        )
+        .subcommand(
+            Command::new("salvage")
+                .about("Writes what is sound in a log into a new one; exit code 0 if that is all, 3 if not")
+                .arg(path("from", "FROM", "The data directory with the log; not changed"))
+                .arg(path("to", "TO", "A data directory without a log; made if missing")),
         )
 }
 
@@ -188,6 +234,8 @@ impl From<StartError> for Unusable {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn task(arguments: &[&str]) -> Result<Task, String> {
@@ -229,6 +277,9 @@ mod tests {
             &["serve"],
             &["--channel-max"],
             &["completions", "cmd"],
+            &["store"],
+            &["store", "check"],
+            &["store", "salvage", "a"],
         ] {
             let line = task(arguments).map(|_| ()).unwrap_err();
             assert!(
@@ -256,6 +307,19 @@ mod tests {
             );
         }
         assert!(task(&["health", "--http-listen", "none"]).is_err());
+    }
+
+    #[test]
+    fn the_log_is_looked_after() {
+        assert!(matches!(
+            task(&["store", "check", "a"]),
+            Ok(Task::Store(StoreTask::Check { dir })) if dir == Path::new("a")
+        ));
+        assert!(matches!(
+            task(&["store", "salvage", "a", "b"]),
+            Ok(Task::Store(StoreTask::Salvage { from, to }))
+                if from == Path::new("a") && to == Path::new("b")
+        ));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! works, and the end of the broker when it fails.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -31,14 +31,8 @@ const FREE_SHARE_MIN: u64 = 20;
 /// # Errors
 /// [`StartError`] if it cannot be read or written, or (exit code 3) is damaged.
 pub fn open(data_dir: &Path) -> Result<Store, StartError> {
-    let folder = data_dir.join(FOLDER);
-    fs::create_dir_all(&folder)
-        .map_err(|e| StartError::new(format!("cannot make {}: {e}", folder.display())))?;
-    let options = Options {
-        free_bytes_min: free_bytes_min(&folder),
-        ..Options::default()
-    };
-    let store = Store::open(FileDisk::new(&folder), options)
+    let folder = make_folder(data_dir)?;
+    let store = Store::open(FileDisk::new(&folder), options(&folder))
         .map_err(|error| start_error(&folder, &error))?;
     if let Some(cut) = store.cut() {
         tracing::warn!(
@@ -55,6 +49,48 @@ pub fn open(data_dir: &Path) -> Result<Store, StartError> {
         "the log was read"
     );
     Ok(store)
+}
+
+/// Where the log of a data directory is.
+#[must_use]
+pub fn folder(data_dir: &Path) -> PathBuf {
+    data_dir.join(FOLDER)
+}
+
+/// Makes that folder if it is not there, so that it is there after a power cut, too.
+///
+/// # Errors
+/// [`StartError`] if it cannot be made.
+pub fn make_folder(data_dir: &Path) -> Result<PathBuf, StartError> {
+    let folder = folder(data_dir);
+    let failed = |error: std::io::Error| {
+        StartError::new(format!("cannot make {}: {error}", folder.display()))
+    };
+    if !folder.is_dir() {
+        fs::create_dir(&folder).map_err(failed)?;
+        // The log syncs what is in its folder; that there is one is up to us. Above the data
+        // directory, too: it may be as new.
+        for above in folder.ancestors().skip(1).take(2) {
+            let above = if above.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                above
+            };
+            fs::File::open(above)
+                .and_then(|directory| directory.sync_all())
+                .map_err(failed)?;
+        }
+    }
+    Ok(folder)
+}
+
+/// How the log in a folder is run.
+#[must_use]
+pub fn options(folder: &Path) -> Options {
+    Options {
+        free_bytes_min: free_bytes_min(folder),
+        ..Options::default()
+    }
 }
 
 /// One line for an operator, and the exit code.

@@ -28,6 +28,7 @@ pub mod registry;
 pub mod server;
 pub mod shard;
 pub mod signals;
+pub mod store_tool;
 pub mod telemetry;
 pub mod tls;
 pub mod turnstile;

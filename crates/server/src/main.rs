@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use leveret::cli::{self, Task, Unusable};
 use leveret::signals::Signals;
-use leveret::{Config, Server, StartError, health, telemetry};
+use leveret::{Config, Server, StartError, health, store_tool, telemetry};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use sd_notify::NotifyState;
 
@@ -21,6 +21,10 @@ fn main() -> ExitCode {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
+        Ok(Task::Store(task)) => store_tool::run(&task).map(|told| {
+            print!("{}", told.text);
+            ExitCode::from(told.code)
+        }),
         Ok(Task::Health { url }) => return ask(&url),
         Err(Unusable::Help(text)) => text.exit(),
         Err(Unusable::Wrong(error)) => Err(error),

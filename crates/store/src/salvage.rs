@@ -40,7 +40,7 @@ pub struct Findings {
 /// Reads every octet of a log that nobody has open, and changes nothing.
 ///
 /// # Errors
-/// `Io` if it cannot be read.
+/// `Io` if it cannot be read; `Version`: nothing is known about such files.
 pub fn check<D: Disk>(disk: &D) -> Result<Findings, StoreError> {
     let mut findings = Findings::default();
     let mut end = None;
@@ -56,7 +56,7 @@ pub fn check<D: Disk>(disk: &D) -> Result<Findings, StoreError> {
                 )
             });
         }
-        Err(error @ StoreError::Io { .. }) => return Err(error),
+        Err(error @ (StoreError::Io { .. } | StoreError::Version { .. })) => return Err(error),
         Err(error) => findings.problems.push(error.to_string()),
     }
     for number in numbers(disk)? {
