@@ -3,20 +3,18 @@
 
 use crate::effect::Effects;
 use crate::event::Event;
-use crate::ids::{QueueId, Seq};
+use crate::ids::{Lsn, QueueId, Seq};
 use crate::log::{Fetch, Fetched};
 use crate::record::Fact;
 use crate::timer::Timer;
 use crate::vhost::Vhost;
 
-/// Octets of a queue's first messages that stay when the rest is paged out.
-const KEPT_BYTES: usize = 4 << 20;
+/// Of what a queue may hold in memory, one in this many octets stays when the rest is paged out:
+/// its first messages. As much is asked back at once.
+const KEPT_PART: usize = 4;
 
-/// The same while memory is short.
+/// Most octets that stay while memory is short.
 const KEPT_BYTES_SHORT: usize = 64 << 10;
-
-/// Octets that are asked back at once.
-const FETCH_BYTES: usize = 4 << 20;
 
 /// How long after a failed read it is tried again, in milliseconds.
 const FETCH_AGAIN_MS: u64 = 1_000;
@@ -25,6 +23,7 @@ impl Vhost {
     /// Asks for what the queue's consumers will need soon: the next mark, and messages that are
     /// away.
     pub(crate) fn look_ahead(&mut self, id: QueueId, fx: &mut Effects) {
+        let plenty = self.kept_bytes();
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
@@ -44,7 +43,7 @@ impl Vhost {
             self.logging.push(id);
         }
         if !queue.logged.fetching
-            && let Some((first, last)) = queue.index.wanted(FETCH_BYTES)
+            && let Some((first, last)) = queue.index.wanted(plenty)
         {
             queue.logged.fetching = true;
             fx.fetches.push(Fetch {
@@ -52,8 +51,34 @@ impl Vhost {
                 number: queue.logged.number,
                 first,
                 last,
-                bytes_max: FETCH_BYTES,
+                bytes_max: plenty,
             });
+        }
+    }
+
+    /// Octets of a queue's first messages that stay when the rest is paged out.
+    fn kept_bytes(&self) -> usize {
+        self.limits.queue_memory_max / KEPT_PART
+    }
+
+    fn kept_bytes_short(&self) -> usize {
+        self.kept_bytes().min(KEPT_BYTES_SHORT)
+    }
+
+    /// Records became one: what waits for one of them waits for this.
+    pub(crate) fn folded_into(&mut self, lsn: Lsn) {
+        for id in &self.logging {
+            let Some(queue) = self.queues.get_mut(*id) else {
+                continue;
+            };
+            for (due, _) in queue
+                .logged
+                .mark_asked
+                .iter_mut()
+                .chain(&mut queue.logged.page_out)
+            {
+                *due = lsn.min(*due);
+            }
         }
     }
 
@@ -75,9 +100,11 @@ impl Vhost {
 
     /// Memory is short: queues page out all but their very first messages.
     pub(crate) fn page_out_all(&mut self, fx: &mut Effects) {
-        let large = self.queues.iter_mut().filter(|(_, queue)| {
-            queue.durable && queue.index.unreturned_bytes() > KEPT_BYTES_SHORT
-        });
+        let keep = self.kept_bytes_short();
+        let large = self
+            .queues
+            .iter_mut()
+            .filter(|(_, queue)| queue.durable && queue.index.unreturned_bytes() > keep);
         for (id, queue) in large {
             self.work += 1;
             if queue.logged.page_out.is_none() {
@@ -118,9 +145,9 @@ impl Vhost {
     /// Pages a queue out if that is asked for. Returns whether it has to wait for the log.
     fn page_out(&mut self, id: QueueId, fx: &mut Effects) -> bool {
         let keep = if self.memory_is_short() {
-            KEPT_BYTES_SHORT
+            self.kept_bytes_short()
         } else {
-            KEPT_BYTES
+            self.kept_bytes()
         };
         let Some(queue) = self.queues.get_mut(id) else {
             return false;
@@ -140,6 +167,10 @@ impl Vhost {
         self.metrics.paged_out += gone.len() as u64;
         if !gone.is_empty() {
             fx.garbage.push(gone);
+            // Even the very first may be away now.
+            if self.queues.get(id).is_some_and(|q| !q.consumers.is_empty()) {
+                self.look_ahead(id, fx);
+            }
         }
         false
     }
@@ -186,7 +217,7 @@ impl Vhost {
                 .unwrap_or_else(|| queue.next_seq());
             let delivered = Seq(upcoming.0.saturating_sub(1));
             let through = delivered.max(queue.logged.delivered_before);
-            if through == queue.logged.may_deliver {
+            if through == queue.logged.may_deliver && queue.logged.mark_asked.is_none() {
                 continue;
             }
             let fact = Fact::MayDeliver {

@@ -275,6 +275,8 @@ impl Vhost {
                     Ok([entry]) => queue.index.put_back(entry),
                     Err(entries) => queue.index.put_all_back(entries),
                 }
+                // One that waits for what is away may have this.
+                self.getters.append(&mut queue.logged.waiting);
                 queues.push(id);
             }
         }

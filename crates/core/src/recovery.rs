@@ -6,8 +6,8 @@ use leveret_codec::{FieldTable, FieldValue};
 
 use crate::binding::{Binding, Destination};
 use crate::exchange::{Exchange, make};
-use crate::ids::{Lsn, QueueNumber};
-use crate::log::{LogError, Recovered};
+use crate::ids::{Lsn, QueueNumber, Seq};
+use crate::log::{LogError, Recovered, RecoveredQueue};
 use crate::queue::Queue;
 use crate::queue::index::Index;
 use crate::queue::logged::Logged;
@@ -38,7 +38,12 @@ impl Vhost {
                     "messages of queue {number}, which is not there"
                 )));
             };
-            queue.logged = Logged::recovered(kept.number, kept.delivered_through);
+            check_places(&kept)?;
+            if queue.last_seq > Seq(0) || !queue.index.is_empty() {
+                let number = kept.number;
+                return Err(corrupt(format_args!("messages of queue {number} twice")));
+            }
+            queue.logged = Logged::recovered(kept.number, kept.delivered_through, kept.last);
             queue.last_seq = kept.last;
             queue.index = Index::recovered(kept.runs);
         }
@@ -57,6 +62,9 @@ impl Vhost {
                 let Some((kind, routes)) = make(kind, self.hash_seed) else {
                     return Err(corrupt(format_args!("exchange '{name}' of type '{kind}'")));
                 };
+                if self.exchange_names.contains_key(name) {
+                    return Err(corrupt(format_args!("exchange '{name}' twice")));
+                }
                 let arguments = table(arguments)?;
                 let alternate = arguments.get("alternate-exchange");
                 let alternate = alternate.and_then(FieldValue::as_str).map(Arc::from);
@@ -78,11 +86,14 @@ impl Vhost {
                 auto_delete,
                 arguments,
             } => {
+                if self.queue_names.contains_key(name) {
+                    return Err(corrupt(format_args!("queue '{name}' twice")));
+                }
                 let number = QueueNumber(lsn.0);
                 let mut queue = Queue::new(Arc::clone(name), table(arguments)?);
                 queue.durable = true;
                 queue.auto_delete = *auto_delete;
-                queue.logged = Logged::recovered(number, crate::Seq(MAY_DELIVER_FIRST));
+                queue.logged = Logged::recovered(number, Seq(MAY_DELIVER_FIRST), Seq(0));
                 let id = self.queues.insert(queue);
                 self.queue_names.insert(Arc::clone(name), id);
                 self.touch_queue(id);
@@ -124,6 +135,12 @@ impl Vhost {
             routing_key: Arc::clone(&fact.routing_key),
             arguments: Arc::clone(&fact.arguments),
         };
+        if self.bindings.contains(&binding) {
+            let (source, destination) = (&fact.source, &fact.destination);
+            return Err(corrupt(format_args!(
+                "a binding from '{source}' to '{destination}' twice"
+            )));
+        }
         if let Some(exchange) = self.exchanges.get_mut(source) {
             exchange.routes.bind(&binding);
             self.bindings.weigh(binding.source, exchange.routes.bytes());
@@ -131,6 +148,29 @@ impl Vhost {
         self.bindings.insert(binding);
         Ok(())
     }
+}
+
+/// Places ascend, and none was given that was not given out.
+fn check_places(kept: &RecoveredQueue) -> Result<(), LogError> {
+    let mut before = Seq(0);
+    for run in &kept.runs {
+        if run.first <= before || run.last < run.first {
+            let number = kept.number;
+            return Err(corrupt(format_args!(
+                "messages of queue {number} out of order: {} to {} after {before}",
+                run.first, run.last
+            )));
+        }
+        before = run.last;
+    }
+    if before > kept.last || kept.last.0 == u64::MAX {
+        let number = kept.number;
+        return Err(corrupt(format_args!(
+            "a message at {before} of queue {number}, whose last was {}",
+            kept.last
+        )));
+    }
+    Ok(())
 }
 
 fn table(octets: &[u8]) -> Result<FieldTable, LogError> {

@@ -327,6 +327,9 @@ impl Vhost {
             message,
         };
         fx.send(from.connection, ok);
+        if self.queues.get(id).is_some_and(|q| !q.consumers.is_empty()) {
+            self.look_ahead(id, fx);
+        }
         Ok(())
     }
 

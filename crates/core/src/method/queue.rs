@@ -177,13 +177,11 @@ impl Vhost {
             };
             logged = Logged::durable(QueueNumber(self.define(fact, fx).0));
         }
-        let expires = arguments.get("x-expires").and_then(FieldValue::as_i64);
         let mut queue = Queue::new(Arc::clone(&name), arguments);
         queue.durable = durable;
         queue.logged = logged;
         queue.auto_delete = m.auto_delete;
         queue.exclusive = m.exclusive.then_some(from.connection);
-        queue.expiry.after_ms = expires.and_then(|ms| u64::try_from(ms).ok());
         let id = self.queues.insert(queue);
         self.queue_names.insert(Arc::clone(&name), id);
         self.router.topology_changed(); // the default exchange leads to it
@@ -273,10 +271,11 @@ impl Vhost {
             deadlines.forget_waiting();
         }
         let number = queue.logged.number;
+        let ready = queue.index.len(); // some of them may be away
         let removed = queue.index.take_all();
         self.work += scanned(removed.len());
-        let message_count = count(removed.len());
-        self.metrics.purged += removed.len() as u64;
+        let message_count = count(ready);
+        self.metrics.purged += ready as u64;
         if !removed.is_empty() {
             fx.garbage.push(removed);
         }

@@ -62,6 +62,7 @@ impl Vhost {
             let facts: Vec<Fact> = records.flat_map(|record| together(record.fact)).collect();
             self.lsn = lsn;
             let due = self.record(Fact::Together(facts), fx);
+            self.folded_into(due);
             self.answer(from, due, TxCommitOk {}, fx);
         } else {
             fx.method(from.connection, from.number, TxCommitOk {});

@@ -59,14 +59,15 @@ impl Logged {
         logged
     }
 
-    /// A queue the log has kept.
-    pub(crate) fn recovered(number: QueueNumber, delivered_before: Seq) -> Self {
+    /// A queue the log has kept: messages up to `may_deliver` may have been delivered, if there
+    /// were so many: `last` is the last of them.
+    pub(crate) fn recovered(number: QueueNumber, may_deliver: Seq, last: Seq) -> Self {
         let mut logged = Self {
             number,
-            delivered_before,
+            delivered_before: may_deliver.min(last),
             ..Self::transient()
         };
-        logged.mark(delivered_before);
+        logged.mark(may_deliver);
         logged
     }
 

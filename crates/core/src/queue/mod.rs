@@ -8,7 +8,7 @@ pub(crate) mod rules;
 
 use std::sync::Arc;
 
-use leveret_codec::FieldTable;
+use leveret_codec::{FieldTable, FieldValue};
 use leveret_wheel::TimerKey;
 
 use crate::consumer::Ring;
@@ -63,6 +63,11 @@ pub(crate) struct Expiry {
 impl Queue {
     pub(crate) fn new(name: Arc<str>, arguments: FieldTable) -> Self {
         let rules = Rules::of(&arguments);
+        let expires = arguments.get("x-expires").and_then(FieldValue::as_i64);
+        let expiry = Expiry {
+            after_ms: expires.and_then(|ms| u64::try_from(ms).ok()),
+            ..Expiry::default()
+        };
         Self {
             name,
             durable: false,
@@ -76,7 +81,7 @@ impl Queue {
             consumers: Vec::new(),
             exclusive_consumer: false,
             reached: 0,
-            expiry: Expiry::default(),
+            expiry,
             rules,
             deadlines: None,
             last_seq: Seq(0),

@@ -16,6 +16,7 @@ use leveret_codec::{
     ConfirmSelect, ExchangeBind, ExchangeDelete, Method, QueueBind, QueueDeclare, QueueDelete,
     QueueUnbind, RawTable, TxCommit, TxRollback, TxSelect,
 };
+use leveret_core::log::{Fetch, LogError, Recovered};
 use leveret_core::{
     AmqpError, Broker, Command, ConnectionId, Effects, Event, Fact, Input, Limits, Lsn, Message,
     Mono, Now, Options, Outbound, Outcome, Peer, QueueNumber, Record, Wall,
@@ -47,6 +48,8 @@ pub(crate) struct BrokerTest {
     pub(crate) checked: bool,
     pub(crate) events: Vec<Event>,
     pub(crate) reading: Vec<(ConnectionId, bool)>,
+    /// Messages the broker has asked back.
+    pub(crate) fetches: Vec<Fetch>,
     records: Vec<Record>,
     /// Names of the durable queues whose facts were looked at.
     pub(crate) queue_numbers: BTreeMap<QueueNumber, String>,
@@ -73,15 +76,32 @@ impl BrokerTest {
             seed: [7; 32],
             limits,
         };
+        Self::over(Broker::new(options), Lsn(0))
+    }
+
+    /// A broker that starts with what a log has kept.
+    pub(crate) fn recovered(recovered: Recovered) -> Result<Self, LogError> {
+        let options = Options {
+            vhost: Arc::from("/"),
+            seed: [8; 32],
+            limits: Limits::default(),
+        };
+        let last = recovered.last;
+        let broker = Broker::recover(options, recovered)?;
+        Ok(Self::over(broker, last))
+    }
+
+    fn over(broker: Broker, last: Lsn) -> Self {
         Self {
-            broker: Broker::new(options),
+            broker,
             log: Log::Quick,
             checked: true,
             events: Vec::new(),
             reading: Vec::new(),
+            fetches: Vec::new(),
             records: Vec::new(),
             queue_numbers: BTreeMap::new(),
-            last: Lsn(0),
+            last,
             fx: Effects::new(),
             now: Now {
                 mono: Mono(1_000),
@@ -158,6 +178,7 @@ impl BrokerTest {
             self.records.append(&mut fx.records);
             self.events.append(&mut fx.events);
             self.reading.append(&mut fx.reading);
+            self.fetches.append(&mut fx.fetches);
             fx.garbage.clear();
             self.fx = fx;
             if drained.is_empty() && !safe {
