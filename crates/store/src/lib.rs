@@ -23,6 +23,7 @@ mod keeper;
 mod log;
 mod messages;
 mod metrics;
+mod opening;
 mod options;
 mod plan;
 mod record;

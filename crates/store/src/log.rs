@@ -18,12 +18,13 @@ use crate::error::StoreError;
 use crate::fetch::Reader;
 use crate::format::{BATCH, HEADER, Header, Position, put_bytes};
 use crate::keeper::Keeper;
+use crate::opening::secure;
 use crate::options::Options;
 use crate::plan::{Item, Plan};
 use crate::record::{BODY_SUM, bodies_of, kind, kind_of, put_fact, put_runs, put_start};
 use crate::recovery::recover;
 use crate::room::{Room, Spare, next, open_spare};
-use crate::segment::{Writer, free_name, log_name, need, seal};
+use crate::segment::{Writer, free_name, log_name, need};
 use crate::state::{Place, Segment, State};
 
 /// Octets that are collected before they are written.
@@ -123,27 +124,7 @@ impl<D: Disk> Log<D> {
     pub fn open(disk: D, options: Options) -> Result<Opened<D>, StoreError> {
         let recovery = recover(&disk)?;
         let mut room = Room::new(disk.clone(), &options, next(recovery.number_max)?);
-        // Whoever wrote this may not have come to sync it; and whoever finds a footer does not look
-        // at what it speaks of.
-        let from = recovery.checkpoint.map_or(0, |(first, _)| first.segment);
-        sync_all(recovery.files.range(from..))?;
-        for (number, heads) in recovery.unsealed {
-            // What was torn off stays where it is, behind the end that the footer names.
-            if let (Some(file), Some(segment)) = (
-                recovery.files.get(&number),
-                recovery.state.segments.get(&number),
-            ) {
-                let sealed = seal(file, number, segment.bytes, heads.end, heads.list);
-                let doing = format!("seal {}", log_name(number));
-                match sealed {
-                    // Then it is scanned once more the next time.
-                    Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
-                    Err(error) => return Err(StoreError::io(doing, &error)),
-                    Ok(_) => {}
-                }
-            }
-        }
-        sync_all(recovery.files.range(from..))?;
+        secure(&recovery)?;
         for (number, bytes) in recovery.free {
             let spare = Spare {
                 number,
@@ -566,16 +547,6 @@ impl<D: Disk> fmt::Debug for Log<D> {
             .field("poison", &self.poison)
             .finish_non_exhaustive()
     }
-}
-
-fn sync_all<'a, F: DiskFile>(
-    files: impl Iterator<Item = (&'a u32, &'a F)>,
-) -> Result<(), StoreError> {
-    for (number, file) in files {
-        let synced = file.sync();
-        synced.map_err(|error| StoreError::io(format!("sync {}", log_name(*number)), &error))?;
-    }
-    Ok(())
 }
 
 /// Adds the messages of a fact and takes it in.

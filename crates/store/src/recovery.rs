@@ -29,6 +29,8 @@ pub(crate) struct Recovery<F> {
     pub(crate) free: Vec<(u32, u64)>,
     /// The end of the log.
     pub(crate) end: Position,
+    /// Everything before is on the disk, as something written later says.
+    pub(crate) safe: Position,
     /// The highest number in any name.
     pub(crate) number_max: u32,
     /// What was begun at the end but is not complete: octets.
@@ -147,6 +149,7 @@ impl<F: DiskFile> Survey<F> {
             unneeded: self.damaged.into_keys().collect(),
             free: self.free,
             end: Position::default(),
+            safe: Position::default(),
             number_max: self.number_max,
             torn,
             checkpoint: None,
@@ -392,6 +395,9 @@ impl<F: DiskFile> Survey<F> {
                 segment: read.number,
                 offset: read.heads.end,
             });
+        // Everything before a checkpoint was synced before it was written.
+        let synced = chain.segments.iter().map(|read| read.heads.tail.synced);
+        let safe = synced.max().unwrap_or_default().max(start);
         let (needed, unneeded): (Vec<_>, Vec<_>) = self
             .found
             .into_iter()
@@ -407,6 +413,7 @@ impl<F: DiskFile> Survey<F> {
             unneeded: unneeded.chain(self.damaged.into_keys()).collect(),
             free: self.free,
             end,
+            safe,
             number_max: self.number_max,
             torn: chain.torn,
             checkpoint: mark,

@@ -287,3 +287,42 @@ fn data_is_safe_before_a_footer_speaks_of_it() {
     log.close().expect("closed");
     assert_eq!(faults.early_footers.load(SeqCst), 0);
 }
+
+/// After a failed sync a system shows what is on no disk, and syncing it again does nothing.
+#[test]
+fn what_may_be_on_no_disk_is_written_again_at_a_start() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FaultyDisk::new(dir.path(), u64::MAX);
+    let faults = Arc::clone(&disk.faults);
+    let mut log = Log::open(disk, options(64 << 10)).expect("a log").log;
+    let (vhost, _) = log.lead("/").expect("a vhost");
+    let staged = |records| vec![Staged { vhost, records }];
+    log.write(staged(records(1, [queue("q"), publish(&[(Q, 1)], "safe")])))
+        .expect("written");
+    log.sync().expect("synced");
+    let path = logs(dir.path()).pop().expect("a segment");
+    let before = std::fs::read(&path).expect("a segment");
+    faults.syncs_fail.store(true, SeqCst);
+    log.write(staged(records(3, [publish(&[(Q, 2)], "lost")])))
+        .expect("written");
+    log.sync().expect_err("failed");
+    drop(log);
+
+    let after = std::fs::read(&path).expect("a segment");
+    let changed = |(at, (old, new))| (old != new).then_some(at);
+    let changed = (0..).zip(before.iter().zip(&after)).filter_map(changed);
+    let changed: Vec<u64> = changed.collect();
+    assert!(changed.len() > 40);
+    let disk = FaultyDisk::new(dir.path(), u64::MAX);
+    let faults = Arc::clone(&disk.faults);
+    let mut log = Log::open(disk, options(64 << 10)).expect("a log").log;
+    let (_, recovered) = log.lead("/").expect("a vhost");
+    assert_eq!(living(&recovered, Q).len(), 2);
+    let name = path.file_name().and_then(|name| name.to_str());
+    let written = faults.written.lock().expect("nobody panicked");
+    let is_written = |at| {
+        let mut here = written.iter().filter(|(file, _)| Some(&**file) == name);
+        here.any(|(_, range)| range.contains(&at))
+    };
+    assert!(changed.iter().all(|at| is_written(*at)), "{written:?}");
+}

@@ -1,8 +1,9 @@
 //! A directory with little room, whose files fail when they are told to.
 
 use std::io;
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use leveret_store::{Disk, DiskFile, FileDisk};
 
@@ -23,11 +24,16 @@ pub(crate) struct Faults {
     pub(crate) early_footers: AtomicU64,
     /// Writes fail from now on.
     pub(crate) writes_fail: AtomicBool,
+    /// What was written to which file that was there already, until the first sync.
+    pub(crate) written: Mutex<Vec<(String, Range<u64>)>>,
+    /// Something was synced.
+    pub(crate) is_synced: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct FaultyFile<F> {
     inner: F,
+    name: Arc<str>,
     faults: Arc<Faults>,
     /// Something was written and not synced.
     is_dirty: Arc<AtomicBool>,
@@ -43,9 +49,10 @@ impl FaultyDisk {
         }
     }
 
-    fn file<F>(&self, inner: F) -> FaultyFile<F> {
+    fn file<F>(&self, inner: F, name: &str) -> FaultyFile<F> {
         FaultyFile {
             inner,
+            name: name.into(),
             faults: Arc::clone(&self.faults),
             is_dirty: Arc::default(),
         }
@@ -61,11 +68,11 @@ impl Disk for FaultyDisk {
             .free
             .fetch_update(SeqCst, SeqCst, |free| free.checked_sub(len));
         taken.map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
-        Ok(self.file(self.inner.create(name, len)?))
+        Ok(self.file(self.inner.create(name, len)?, name))
     }
 
     fn open(&self, name: &str) -> io::Result<Self::File> {
-        Ok(self.file(self.inner.open(name)?))
+        Ok(self.file(self.inner.open(name)?, name))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -102,6 +109,11 @@ impl<F: DiskFile> DiskFile for FaultyFile<F> {
         if is_footer && was_dirty {
             self.faults.early_footers.fetch_add(1, SeqCst);
         }
+        if !self.faults.is_synced.load(SeqCst) {
+            let range = offset..offset + bytes.len() as u64;
+            let mut written = self.faults.written.lock().expect("nobody panicked");
+            written.push((self.name.to_string(), range));
+        }
         self.inner.write_at(offset, bytes)
     }
 
@@ -122,6 +134,7 @@ impl<F: DiskFile> DiskFile for FaultyFile<F> {
             return Err(io::Error::other("the disk does not sync"));
         }
         self.is_dirty.store(false, SeqCst);
+        self.faults.is_synced.store(true, SeqCst);
         self.inner.sync()
     }
 }
