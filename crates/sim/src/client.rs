@@ -72,8 +72,6 @@ pub struct Channel {
     pub mode: Mode,
     /// Publishes in confirm mode.
     pub published: u64,
-    /// It waits for `tx.commit-ok`.
-    pub committing: bool,
     /// It waits for `basic.recover-ok`: what comes before is stale.
     pub recovering: u32,
 }
@@ -563,7 +561,6 @@ impl Client {
                     Method::BasicGetEmpty(_) => {
                         channel.getting.pop_front();
                     }
-                    Method::TxCommitOk(_) => channel.committing = false,
                     Method::BasicRecoverOk(_) => {
                         channel.recovering = channel.recovering.saturating_sub(1);
                     }

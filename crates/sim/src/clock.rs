@@ -28,6 +28,11 @@ impl Clock {
         }
     }
 
+    /// The clock of a program that starts now.
+    pub fn restart(&mut self) {
+        self.mono = 0;
+    }
+
     /// So many milliseconds pass.
     pub fn pass(&mut self, ms: u64) {
         self.mono += ms;

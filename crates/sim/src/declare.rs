@@ -6,7 +6,7 @@ use leveret_codec::{
     QueueDeclareOk, QueueDelete, QueueDeleteOk, QueuePurge, QueuePurgeOk, QueueUnbindOk, RawTable,
     ShortStr,
 };
-use leveret_core::{ConnectionId, Outbound};
+use leveret_core::{ConnectionId, Fact, Lsn, QueueNumber};
 
 use crate::model::{Model, Obeyed, Queue, Trouble};
 use crate::topology::{Binding, Exchange};
@@ -25,17 +25,17 @@ impl Model {
             Method::QueuePurge(m) => self.queue_purge(id, number, &m),
             Method::QueueBind(m) => {
                 let (queue, key) = self.queue_and_key(id, number, &m.queue, &m.routing_key)?;
-                self.bind(id, binding(&m.exchange, &queue, true, &key, &m.arguments))?;
+                let due = self.bind(id, binding(&m.exchange, &queue, true, &key, &m.arguments))?;
                 if !m.no_wait {
-                    self.answer(id, number, QueueBindOk {});
+                    self.answer_when(id, number, due, QueueBindOk {});
                 }
                 Ok(())
             }
             Method::QueueUnbind(m) => {
                 let (queue, key) = self.queue_and_key(id, number, &m.queue, &m.routing_key)?;
                 let binding = binding(&m.exchange, &queue, true, &key, &m.arguments);
-                self.unbind(id, &binding)?;
-                self.answer(id, number, QueueUnbindOk {});
+                let due = self.unbind(id, &binding)?;
+                self.answer_when(id, number, due, QueueUnbindOk {});
                 Ok(())
             }
             Method::ExchangeDeclare(m) => self.exchange_declare(id, number, &m),
@@ -77,7 +77,7 @@ impl Model {
 
     fn queue_declare(&mut self, id: ConnectionId, number: u16, m: &QueueDeclare<'_>) -> Obeyed {
         let name = if m.queue.is_empty() && !m.passive {
-            self.generated_name(id, number)
+            self.generated_name()
         } else {
             m.queue.to_string()
         };
@@ -109,6 +109,13 @@ impl Model {
             if m.queue.is_empty() && !name.starts_with("amq.gen-") {
                 return Err(violation!("'{name}' for a generated name").into());
             }
+            let mut number = None;
+            if durable {
+                let is = |fact: &Fact| matches!(fact, Fact::QueueDeclared { name: made, .. } if **made == *name);
+                let lsn = self.record_of("a queue", is)?;
+                self.defined = self.defined.max(Some(lsn));
+                number = Some(QueueNumber(lsn.0));
+            }
             let queue = Queue {
                 id: self.number(),
                 durable,
@@ -120,6 +127,11 @@ impl Model {
                 consumers: Vec::new(),
                 exclusive_consumer: false,
                 last_seq: 0,
+                number,
+                mark: leveret_core::record::MAY_DELIVER_FIRST,
+                marks: Vec::new(),
+                away_from: None,
+                woken: false,
             };
             self.count("queues", 1);
             self.queues.insert(name.clone(), queue);
@@ -127,6 +139,7 @@ impl Model {
         let now_ms = self.now_ms;
         let queue = self.open_queue(id, &name)?;
         queue.used = now_ms;
+        let durable = queue.durable;
         let ok = QueueDeclareOk {
             queue: ShortStr::truncated(name.clone()),
             message_count: queue.ready.len() as u32,
@@ -136,38 +149,48 @@ impl Model {
             channel.last_queue = Some(name);
         }
         if !m.no_wait {
-            self.answer(id, number, ok);
+            let due = self.defined.filter(|_| durable);
+            self.answer_when(id, number, due, ok);
         }
         Ok(())
     }
 
-    /// The name the broker made up, as its answer tells it.
-    fn generated_name(&self, id: ConnectionId, number: u16) -> String {
-        let sent = self.seen.get(&id).into_iter().flatten();
-        let mut names = sent.filter_map(|sent| match sent {
-            Outbound::Method { channel, method } if *channel == number => match &**method {
-                Method::QueueDeclareOk(ok) => Some(ok.queue.to_string()),
-                _ => None,
-            },
-            _ => None,
-        });
-        names.next().unwrap_or_default()
+    /// The name the broker made up.
+    fn generated_name(&mut self) -> String {
+        let at = self
+            .created
+            .iter()
+            .position(|name| name.starts_with("amq."));
+        at.and_then(|at| self.created.remove(at))
+            .unwrap_or_default()
     }
 
     fn queue_delete(&mut self, id: ConnectionId, number: u16, m: &QueueDelete<'_>) -> Obeyed {
         let name = self.expand(id, number, &m.queue)?;
-        let mut ready = 0;
+        let (mut ready, mut durable) = (0, false);
         if self.queues.contains_key(&name) {
             let queue = self.open_queue(id, &name)?;
             if m.if_unused && !queue.consumers.is_empty() || m.if_empty && !queue.ready.is_empty() {
                 return Err(Trouble::Refused(406));
             }
+            (ready, durable) = (queue.ready.len(), queue.durable);
             self.count("deleted queues", 1);
-            ready = self.delete_queue(&name);
+        }
+        // The answer comes before what its consumers are told.
+        let waits = durable && !m.no_wait;
+        if waits {
+            self.wait(id, number, Lsn(u64::MAX));
         }
         if !m.no_wait {
             let message_count = ready as u32;
             self.answer(id, number, QueueDeleteOk { message_count });
+        }
+        let last = self.delete_queue(&name)?;
+        let channel = self.channel(id, number).filter(|_| waits);
+        if let Some(waits) = channel.and_then(|channel| channel.waits.as_mut())
+            && let Some(last) = last
+        {
+            waits.due = last;
         }
         Ok(())
     }
@@ -176,9 +199,16 @@ impl Model {
         let name = self.expand(id, number, &m.queue)?;
         let queue = self.open_queue(id, &name)?;
         let message_count = std::mem::take(&mut queue.ready).len() as u32;
+        queue.woken = true;
+        let recorded = queue.number.filter(|_| message_count > 0);
+        let mut due = None;
+        if let Some(number) = recorded {
+            let is = |fact: &Fact| matches!(fact, Fact::Purged { queue, .. } if *queue == number);
+            due = Some(self.record_of("a purge", is)?);
+        }
         self.count("purged", message_count.into());
         if !m.no_wait {
-            self.answer(id, number, QueuePurgeOk { message_count });
+            self.answer_when(id, number, due, QueuePurgeOk { message_count });
         }
         Ok(())
     }
@@ -200,7 +230,8 @@ impl Model {
         Ok((name, key))
     }
 
-    fn bind(&mut self, id: ConnectionId, binding: Binding) -> Obeyed {
+    /// Returns the record that makes it last, if it does.
+    fn bind(&mut self, id: ConnectionId, binding: Binding) -> Result<Option<Lsn>, Trouble> {
         self.check_ends(&binding)?;
         let source = self.topology.exchanges.get(&binding.source);
         let kind = source.ok_or(Trouble::Refused(404))?.kind.clone();
@@ -220,23 +251,41 @@ impl Model {
         if binding.to_queue {
             self.open_queue(id, &binding.destination)?;
         }
-        if !self.topology.bindings.contains(&binding) {
-            self.topology.bindings.push(binding);
-        }
+        let due = if self.is_durable(&binding) {
+            self.defined
+        } else {
+            None
+        };
         self.count("binds", 1);
-        Ok(())
+        if self.topology.bindings.contains(&binding) {
+            return Ok(due);
+        }
+        let made = self.record_of_binding(&binding, |fact| match fact {
+            Fact::Bound(fact) => Some(fact),
+            _ => None,
+        })?;
+        self.defined = self.defined.max(made);
+        self.topology.bindings.push(binding);
+        Ok(made)
     }
 
-    fn unbind(&mut self, id: ConnectionId, binding: &Binding) -> Obeyed {
+    /// Returns the record that makes it last, if it does.
+    fn unbind(&mut self, id: ConnectionId, binding: &Binding) -> Result<Option<Lsn>, Trouble> {
         self.check_ends(binding)?;
+        let mut last = None;
         if self.topology.bindings.contains(binding) {
             if binding.to_queue {
                 self.open_queue(id, &binding.destination)?;
             }
-            self.topology.unbind(|other| other == binding);
+            last = self.record_of_binding(binding, |fact| match fact {
+                Fact::Unbound(fact) => Some(fact),
+                _ => None,
+            })?;
+            let exchanges = self.topology.unbind(|other| other == binding);
+            last = last.max(self.record_of_ends(&exchanges)?);
             self.count("unbinds", 1);
         }
-        Ok(())
+        Ok(last)
     }
 
     fn check_ends(&self, binding: &Binding) -> Obeyed {
@@ -254,9 +303,9 @@ impl Model {
             &m.routing_key,
             &m.arguments,
         );
-        self.bind(id, binding)?;
+        let due = self.bind(id, binding)?;
         if !m.no_wait {
-            self.answer(id, number, ExchangeBindOk {});
+            self.answer_when(id, number, due, ExchangeBindOk {});
         }
         Ok(())
     }
@@ -269,9 +318,9 @@ impl Model {
             &m.routing_key,
             &m.arguments,
         );
-        self.unbind(id, &binding)?;
+        let due = self.unbind(id, &binding)?;
         if !m.no_wait {
-            self.answer(id, number, ExchangeUnbindOk {});
+            self.answer_when(id, number, due, ExchangeUnbindOk {});
         }
         Ok(())
     }
@@ -310,13 +359,21 @@ impl Model {
                 None if m.exchange.starts_with("amq.") => return Err(Trouble::Refused(403)),
                 None => {
                     let name = m.exchange.to_string();
+                    if m.durable {
+                        let is = |fact: &Fact| matches!(fact, Fact::ExchangeDeclared { name: made, .. } if **made == *name);
+                        let lsn = self.record_of("an exchange", is)?;
+                        self.defined = self.defined.max(Some(lsn));
+                    }
                     self.topology.exchanges.insert(name, exchange);
                     self.count("exchanges", 1);
                 }
             }
         }
         if !m.no_wait {
-            self.answer(id, number, ExchangeDeclareOk {});
+            let exchange = self.topology.exchanges.get(m.exchange.as_str());
+            let durable = exchange.is_some_and(|exchange| exchange.durable);
+            let due = self.defined.filter(|_| durable);
+            self.answer_when(id, number, due, ExchangeDeclareOk {});
         }
         Ok(())
     }
@@ -333,9 +390,10 @@ impl Model {
         if m.if_unused && used {
             return Err(Trouble::Refused(406));
         }
-        self.topology.delete(&m.exchange);
+        let gone = self.topology.delete(&m.exchange);
+        let due = self.record_of_ends(&gone)?;
         if !m.no_wait {
-            self.answer(id, number, ExchangeDeleteOk {});
+            self.answer_when(id, number, due, ExchangeDeleteOk {});
         }
         Ok(())
     }

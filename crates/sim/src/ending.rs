@@ -1,9 +1,9 @@
 //! How consumers, channels, connections and queues of the model end.
 
 use leveret_codec::{BasicCancel, ConnectionBlocked, ConnectionUnblocked, ShortStr};
-use leveret_core::ConnectionId;
+use leveret_core::{ConnectionId, Fact, Lsn};
 
-use crate::model::{ALARM, Checked, Connection, Model, Queue};
+use crate::model::{ALARM, Checked, Connection, Model, Queue, Violation};
 
 impl Model {
     pub(crate) fn end_consumer(
@@ -24,30 +24,32 @@ impl Model {
         Some(consumer.queue)
     }
 
-    pub(crate) fn consumer_left(&mut self, name: &str) {
+    pub(crate) fn consumer_left(&mut self, name: &str) -> Checked {
         if let Some(queue) = self.queues.get_mut(name) {
             queue.used = self.now_ms;
             if queue.auto_delete && queue.consumers.is_empty() {
-                self.delete_queue(name);
+                self.delete_queue(name)?;
             }
         }
+        Ok(())
     }
 
-    pub(crate) fn cancel_all(&mut self, id: ConnectionId, number: u16) {
+    pub(crate) fn cancel_all(&mut self, id: ConnectionId, number: u16) -> Checked {
         let connection = self.connections.get(&id);
         let Some(Some(channel)) = connection.and_then(|c| c.channels.get(&number)) else {
-            return;
+            return Ok(());
         };
         let tags: Vec<String> = channel.consumers.keys().cloned().collect();
         for tag in tags {
             if let Some(queue) = self.end_consumer(id, number, &tag) {
-                self.consumer_left(&queue);
+                self.consumer_left(&queue)?;
             }
         }
+        Ok(())
     }
 
     pub(crate) fn end_channel(&mut self, id: ConnectionId, number: u16) -> Checked {
-        self.cancel_all(id, number);
+        self.cancel_all(id, number)?;
         let connection = self.connections.get_mut(&id);
         if let Some(Some(channel)) = connection.and_then(|c| c.channels.remove(&number)) {
             self.requeue(channel.held().cloned().collect());
@@ -62,12 +64,10 @@ impl Model {
             return Ok(());
         };
         connection.closing = true;
-        if std::mem::take(&mut connection.paused) {
-            self.reading.push((id, false));
-        }
+        connection.paused = false;
         let numbers: Vec<u16> = connection.channels.keys().copied().collect();
         for &number in &numbers {
-            self.cancel_all(id, number);
+            self.cancel_all(id, number)?;
         }
         let own = |queue: &Queue| queue.exclusive == Some(id);
         let own: Vec<String> = self
@@ -77,7 +77,7 @@ impl Model {
             .map(|(name, _)| name.clone())
             .collect();
         for name in own {
-            self.delete_queue(&name);
+            self.delete_queue(&name)?;
         }
         for number in numbers {
             self.end_channel(id, number)?;
@@ -85,10 +85,10 @@ impl Model {
         Ok(())
     }
 
-    /// Removes a queue. Returns how many messages were ready.
-    pub(crate) fn delete_queue(&mut self, name: &str) -> usize {
+    /// Removes a queue. Returns the last record about it.
+    pub(crate) fn delete_queue(&mut self, name: &str) -> Result<Option<Lsn>, Violation> {
         let Some(queue) = self.queues.remove(name) else {
-            return 0;
+            return Ok(None);
         };
         for (id, number, tag) in queue.consumers {
             self.end_consumer(id, number, &tag);
@@ -102,9 +102,16 @@ impl Model {
                 self.answer(id, number, cancel);
             }
         }
-        self.topology
+        let mut last = None;
+        if let Some(number) = queue.number {
+            let is =
+                |fact: &Fact| matches!(fact, Fact::QueueDeleted { queue, .. } if *queue == number);
+            last = Some(self.record_of("a queue's end", is)?);
+        }
+        let exchanges = self
+            .topology
             .unbind(|b| b.to_queue && b.destination == name);
-        queue.ready.len()
+        Ok(last.max(self.record_of_ends(&exchanges)?))
     }
 
     pub(crate) fn apply_alarm(&mut self, id: ConnectionId) {
@@ -116,7 +123,6 @@ impl Model {
             return;
         }
         connection.paused = alarm;
-        self.reading.push((id, alarm));
         if !connection.capabilities.connection_blocked {
             return;
         }

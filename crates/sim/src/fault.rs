@@ -3,12 +3,19 @@
 //! The core under test with a wrapper that, once or from then on, does something a broker must not do. A checker
 //! that lets one of these pass would let a bug pass.
 
+use std::collections::BTreeSet;
+
 use leveret_codec::{ContentHeader, FieldTable, Method};
 use leveret_core::broker::Options;
-use leveret_core::{Broker, Command, Effects, Input, Message, Now, Outbound, Outcome};
+use leveret_core::log::Recovered;
+use leveret_core::{
+    Broker, Command, ConnectionId, Effects, Input, Message, Now, Outbound, Outcome,
+};
 
 use crate::dice::Dice;
 use crate::log::Sends;
+use crate::model::Checked;
+use crate::violation;
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -57,11 +64,21 @@ pub enum Fault {
     LosePublish,
     /// An answer is sent twice.
     DuplicateReply,
+    /// The declaration of something durable is answered before its record is safe.
+    EarlyAnswer,
+    /// A command that should wait is carried out at once.
+    EarlyCommand,
+    /// A command that should wait gets lost.
+    LoseWaiting,
+    /// A consumer is told of its queue's end before the one who deleted it.
+    EarlyCancel,
+    /// A message that is asked back from the log does not come.
+    LoseFetched,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 27] = [
         Self::DropDelivery,
         Self::DuplicateDelivery,
         Self::SwapDeliveries,
@@ -84,6 +101,11 @@ impl Fault {
         Self::DropRecord,
         Self::LosePublish,
         Self::DuplicateReply,
+        Self::EarlyAnswer,
+        Self::EarlyCommand,
+        Self::LoseWaiting,
+        Self::EarlyCancel,
+        Self::LoseFetched,
     ];
 }
 
@@ -102,6 +124,8 @@ impl Fault {
                 | Self::ForgetAck
                 | Self::LosePublish
                 | Self::WrongProperties
+                | Self::EarlyCommand
+                | Self::LoseWaiting
         )
     }
 }
@@ -118,6 +142,9 @@ pub struct Machine {
     patience: u64,
     /// It has happened.
     pub happened: bool,
+    /// Channels that are open, and those of them that wait to be answered a declaration.
+    open: BTreeSet<(ConnectionId, u16)>,
+    waiting: BTreeSet<(ConnectionId, u16)>,
 }
 
 impl Machine {
@@ -130,12 +157,28 @@ impl Machine {
             fault,
             patience: dice.between(0..=3),
             happened: false,
+            open: BTreeSet::new(),
+            waiting: BTreeSet::new(),
         }
+    }
+
+    /// It starts anew with what the log has kept.
+    ///
+    /// # Errors
+    /// If it does not want that.
+    pub fn restart(&mut self, options: Options, recovered: Recovered) -> Checked {
+        self.broker = Broker::recover(options, recovered)
+            .map_err(|error| violation!("the broker does not start: {error}"))?;
+        self.fx = Effects::new();
+        self.open.clear();
+        self.waiting.clear();
+        Ok(())
     }
 
     /// One turn.
     pub fn handle(&mut self, now: Now, mut input: Input) -> Sends {
         let forgotten = self.fault.is_some() && self.tamper_with_input(&mut input);
+        let declares = self.declares(&input);
         if !forgotten {
             self.broker.handle(now, input, &mut self.fx);
         }
@@ -144,9 +187,75 @@ impl Machine {
             sends.insert(id, batch.drain(..).collect());
         });
         if self.fault.is_some() {
+            if let Some(declares) = declares {
+                self.note_waiting(declares, &mut sends);
+            }
+            self.note_channels(&sends);
             self.tamper_with_output(now, &mut sends);
         }
         sends
+    }
+
+    /// The channel on which an exchange is declared, if that is all there is to do.
+    fn declares(&self, input: &Input) -> Option<(ConnectionId, u16)> {
+        let Input::Commands(id, commands) = input else {
+            return None;
+        };
+        let [Command::Method { channel, method }] = &commands[..] else {
+            return None;
+        };
+        let Method::ExchangeDeclare(m) = &**method else {
+            return None;
+        };
+        let open = self.open.contains(&(*id, *channel));
+        (m.durable && !m.passive && !m.no_wait && open).then_some((*id, *channel))
+    }
+
+    /// A declaration that is not answered waits.
+    fn note_waiting(&mut self, (id, number): (ConnectionId, u16), sends: &mut Sends) {
+        if sends.contains_key(&id) {
+            return;
+        }
+        self.waiting.insert((id, number));
+        if self.fault == Some(Fault::EarlyAnswer) && self.strikes() {
+            let ok = Outbound::Method {
+                channel: number,
+                method: Box::new(leveret_codec::ExchangeDeclareOk {}.into()),
+            };
+            sends.entry(id).or_default().push_back(ok);
+        }
+    }
+
+    fn note_channels(&mut self, sends: &Sends) {
+        for (&id, batch) in sends {
+            for sent in batch {
+                match sent {
+                    Outbound::Method { channel, method } => match &**method {
+                        Method::ChannelOpenOk(_) => {
+                            self.open.insert((id, *channel));
+                        }
+                        Method::ExchangeDeclareOk(_) => {
+                            self.waiting.remove(&(id, *channel));
+                        }
+                        Method::ChannelCloseOk(_) => {
+                            self.open.remove(&(id, *channel));
+                        }
+                        _ => {}
+                    },
+                    Outbound::CloseChannel { channel, .. } => {
+                        self.open.remove(&(id, *channel));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Another channel of the connection, which does not wait.
+    fn elsewhere(&self, id: ConnectionId) -> Option<u16> {
+        let mut open = self.open.iter().filter(|at| !self.waiting.contains(at));
+        open.find(|(other, _)| *other == id)
+            .map(|(_, number)| *number)
     }
 
     /// Whether it happens now.
@@ -164,6 +273,32 @@ impl Machine {
     fn tamper_with_input(&mut self, input: &mut Input) -> bool {
         match (self.fault, input) {
             (Some(Fault::ForgetDrained), Input::Drained(..)) => return self.strikes(),
+            (Some(Fault::LoseFetched), Input::Fetched(fetched))
+                if fetched.messages.len() > 1 && self.strikes() =>
+            {
+                fetched.messages.remove(0);
+            }
+            (Some(Fault::LoseWaiting), Input::Commands(id, commands)) => {
+                let waits = |command: &Command| self.waiting.contains(&(*id, command.channel()));
+                let publish = |command: &Command| matches!(command, Command::Publish { .. });
+                let lost = commands.iter().any(|c| waits(c) && publish(c));
+                if lost && self.strikes() {
+                    let waiting = &self.waiting;
+                    commands.retain(|c| !(waiting.contains(&(*id, c.channel())) && publish(c)));
+                }
+            }
+            (Some(Fault::EarlyCommand), Input::Commands(id, commands)) => {
+                let elsewhere = self.elsewhere(*id);
+                for command in commands {
+                    let waits = self.waiting.contains(&(*id, command.channel()));
+                    if let (true, Some(elsewhere)) = (waits, elsewhere)
+                        && let Command::Publish { channel, .. } = command
+                        && self.strikes()
+                    {
+                        *channel = elsewhere;
+                    }
+                }
+            }
             (Some(fault), Input::Commands(_, commands)) => {
                 for command in commands {
                     let fits = match (fault, &*command) {
@@ -253,6 +388,10 @@ impl Machine {
                         )
                     }
                     (Fault::DuplicateReply, Outbound::Method { .. }) => true,
+                    (Fault::EarlyCancel, Outbound::Method { channel, method }) => {
+                        matches!(**method, Method::QueueDeleteOk(_))
+                            && batch.iter().skip(at).any(|next| is_cancel(next, *channel))
+                    }
                     _ => false,
                 };
                 if fits && self.strikes() {
@@ -266,6 +405,10 @@ impl Machine {
                             let again = batch[at].clone();
                             batch.insert(at, again);
                         }
+                        Fault::EarlyCancel => {
+                            let late = batch.remove(at);
+                            batch.extend(late);
+                        }
                         Fault::SwapDeliveries => swap_messages(batch, at),
                         Fault::LateReturn => {
                             let confirm = batch.pop_back();
@@ -278,6 +421,15 @@ impl Machine {
                 }
             }
         }
+    }
+}
+
+fn is_cancel(sent: &Outbound, number: u16) -> bool {
+    match sent {
+        Outbound::Method { channel, method } => {
+            *channel == number && matches!(**method, Method::BasicCancel(_))
+        }
+        _ => false,
     }
 }
 

@@ -23,6 +23,12 @@ impl Model {
             let Some(item) = queue.ready.front() else {
                 continue;
             };
+            if queue.may_stand_still() {
+                if !queue.consumers.is_empty() {
+                    waiting.push("left waiting: the log");
+                }
+                continue;
+            }
             for (id, number, tag) in &queue.consumers {
                 let waits = match self.may_deliver(*id, *number, tag, item.id) {
                     Err(FULL_OUTBOX) => Some("left waiting: full outbox"),
@@ -181,7 +187,7 @@ impl Model {
             .filter(|u| u.consumer == Some(consumer.id))
             .count();
         let all = channel.held().filter(|u| u.consumer.is_some()).count();
-        if connection.closing {
+        if connection.closing || connection.gone {
             Err("the connection is closing")
         } else if connection.outbox > self.outbox_max / 4
             && connection.outbox + cost > self.outbox_max
@@ -225,6 +231,9 @@ impl Model {
                 "message {message_id} is not the first of '{name}': {first:?}"
             )));
         };
+        if item.seq > queue.mark {
+            return Ok(self.not_yet("it is beyond the mark of its queue"));
+        }
         if item.delivered != redelivered {
             return Ok(self.not_yet("its redelivered flag is wrong"));
         }
@@ -256,7 +265,9 @@ impl Model {
                 "delivery tag {delivery_tag} comes instead of {expected}"
             ));
         }
-        if !no_ack {
+        if no_ack {
+            self.note_settled(queue_id, item.seq, item.id);
+        } else {
             item.delivered = true;
             let unacked = Unacked {
                 queue: queue_id,
@@ -338,6 +349,13 @@ impl Model {
         let Some(at) = queue.iter().position(next) else {
             return Ok(self.not_yet("nobody asked for it"));
         };
+        let deleted = |expected: &Expected| match expected {
+            Expected::Method(channel, Method::QueueDeleteOk(_)) => *channel == number,
+            _ => false,
+        };
+        if cancel.is_some() && queue.iter().take(at).any(deleted) {
+            return Ok(self.not_yet("a cancel before the answer to the delete"));
+        }
         let expected = queue[at].clone();
         let fits = match (&expected, sent) {
             (Expected::Method(a, expected), Outbound::Method { channel, method }) => {

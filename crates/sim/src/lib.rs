@@ -40,6 +40,7 @@ pub mod shrink;
 pub mod sim;
 pub mod storage;
 pub mod topology;
+pub mod waits;
 mod words;
 pub mod workload;
 

@@ -1,13 +1,19 @@
 //! A log that keeps everything in memory, is durable when the simulator says so, and knows at any
-//! time what a restart would find.
+//! time what a restart would find: the recovery of a broker, told naively.
+//!
+//! How far a queue may deliver is part of it. A queue that is new may deliver 65,536 messages before
+//! the log has to know, more than a run has; after a stop in order it is as far as it was delivered,
+//! and the very next message waits for a mark. So marks come up in runs with restarts, and what
+//! happens beyond the first 65,536 is in the tests of the core.
 
 use std::collections::BTreeMap;
 
 use leveret_codec::FieldTable;
-use leveret_core::record::BindingFact;
-use leveret_core::{ConnectionId, Fact, Lsn, QueueNumber, Record, Seq};
+use leveret_core::log::{Fetch, Recovered, RecoveredQueue, Run};
+use leveret_core::record::{BindingFact, MAY_DELIVER_FIRST};
+use leveret_core::{ConnectionId, Fact, Lsn, Message, QueueNumber, Record, Seq};
 
-use crate::model::{Checked, Model, Queue, identify};
+use crate::model::{Checked, Model, Queue, Violation, identify};
 use crate::topology::{Binding, Exchange};
 use crate::violation;
 
@@ -18,18 +24,45 @@ pub struct Log {
     pub last: Lsn,
     /// Everything up to this one is safe.
     pub durable: Lsn,
-    state: Durable,
+    /// Nothing more becomes safe.
+    pub lost: bool,
+    /// What a restart would find now.
+    pub state: Durable,
+    records: Vec<Record>,
+    /// By their numbers.
+    messages: BTreeMap<u64, Message>,
 }
 
 /// What survives a restart.
-#[derive(Debug, Default, PartialEq)]
-struct Durable {
-    exchanges: BTreeMap<String, Exchange>,
-    /// By name: auto-delete, and messages by their places.
-    queues: BTreeMap<String, (bool, BTreeMap<u64, u64>)>,
-    bindings: Vec<Binding>,
+#[derive(Debug, Default)]
+pub struct Durable {
+    /// Those of clients, by name.
+    pub exchanges: BTreeMap<String, Exchange>,
+    /// By name.
+    pub queues: BTreeMap<String, Kept>,
+    /// In order of their making.
+    pub bindings: Vec<Binding>,
+    /// Records of what is there, in order.
+    definitions: Vec<(Lsn, Fact)>,
     /// What the numbers of queues stand for.
     names: BTreeMap<QueueNumber, String>,
+}
+
+/// A queue that survives a restart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// What the log knows it by.
+    pub number: QueueNumber,
+    /// As declared.
+    pub auto_delete: bool,
+    /// As declared.
+    pub expires: Option<u64>,
+    /// Messages by their places.
+    pub messages: BTreeMap<u64, u64>,
+    /// Messages up to here may have been delivered.
+    pub mark: u64,
+    /// The last place that was given to a message.
+    pub last: u64,
 }
 
 impl Log {
@@ -44,8 +77,7 @@ impl Log {
     /// # Errors
     /// If the records are not numbered one after the other, or make no sense.
     pub fn append(&mut self, records: Vec<Record>, model: &mut Model) -> Checked {
-        model.recorded_count = records.len();
-        model.recorded = records.last().map(|record| record.lsn);
+        model.made.clear();
         for record in records {
             if record.lsn.0 != self.last.0 + 1 {
                 return Err(violation!(
@@ -56,6 +88,10 @@ impl Log {
             }
             self.last = record.lsn;
             note_messages(record.lsn, &record.fact, model);
+            model.note_marks(record.lsn, &record.fact);
+            self.keep_messages(&record.fact);
+            self.records.push(record.clone());
+            model.made.push((record.lsn, record.fact.clone()));
             self.state.apply(record.lsn, record.fact)?;
         }
         Ok(())
@@ -72,8 +108,22 @@ impl Log {
             let (a, b) = (&ours.exchanges, &theirs.exchanges);
             return Err(violation!("recorded exchanges {a:?}, expected {b:?}"));
         }
-        if ours.queues != theirs.queues {
-            let (a, b) = (&ours.queues, &theirs.queues);
+        let queues = |state: &Durable| -> Vec<_> {
+            let queues = state.queues.iter();
+            let kept = |kept: &Kept| {
+                (
+                    kept.number,
+                    kept.auto_delete,
+                    kept.expires,
+                    kept.messages.clone(),
+                )
+            };
+            queues
+                .map(|(name, queue)| (name.clone(), kept(queue)))
+                .collect()
+        };
+        let (a, b) = (queues(ours), queues(theirs));
+        if a != b {
             return Err(violation!("recorded queues {a:?}, expected {b:?}"));
         }
         let missing = |from: &Durable, to: &Durable| {
@@ -89,6 +139,98 @@ impl Log {
             return Err(violation!("expected and not recorded: {binding:?}"));
         }
         Ok(())
+    }
+
+    // ---- reading back ----
+
+    fn keep_messages(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Published { message, .. } => {
+                let id = identify(message).unwrap_or(u64::MAX);
+                self.messages.insert(id, message.clone());
+            }
+            Fact::Together(facts) => facts.iter().for_each(|fact| self.keep_messages(fact)),
+            _ => {}
+        }
+    }
+
+    /// The broker is gone, and of what it recorded everything after this record.
+    ///
+    /// # Errors
+    /// If what is left makes no sense.
+    pub fn cut(&mut self, last: Lsn) -> Checked {
+        self.records.retain(|record| record.lsn <= last);
+        (self.last, self.durable, self.lost) = (last, last, false);
+        self.state = Durable::default();
+        for record in self.records.clone() {
+            self.state.apply(record.lsn, record.fact)?;
+        }
+        Ok(())
+    }
+
+    /// What a broker finds that starts now.
+    #[must_use]
+    pub fn recovered(&self) -> Recovered {
+        let place = |fact: &Fact| match fact {
+            Fact::ExchangeDeclared { .. } => 0,
+            Fact::QueueDeclared { .. } => 1,
+            _ => 2,
+        };
+        let mut definitions = self.state.definitions.clone();
+        definitions.sort_by_key(|(_, fact)| place(fact));
+        let queues = self.state.queues.values().map(|kept| {
+            let mut runs: Vec<Run> = Vec::new();
+            for (&seq, id) in &kept.messages {
+                let bytes = self.messages.get(id).map_or(0, Message::memory_bytes) as u64;
+                match runs.last_mut() {
+                    Some(run) if run.last.0 + 1 == seq => {
+                        run.last = Seq(seq);
+                        run.bytes += bytes;
+                    }
+                    _ => runs.push(Run {
+                        first: Seq(seq),
+                        last: Seq(seq),
+                        bytes,
+                    }),
+                }
+            }
+            RecoveredQueue {
+                number: kept.number,
+                last: Seq(kept.last),
+                delivered_through: Seq(kept.mark),
+                runs,
+            }
+        });
+        Recovered {
+            last: self.last,
+            definitions,
+            queues: queues.collect(),
+        }
+    }
+
+    /// The messages that a broker asks back.
+    ///
+    /// # Errors
+    /// If one of them was not safe: it must not have been forgotten.
+    pub fn read(&self, fetch: &Fetch, model: &Model) -> Result<Vec<(Seq, Message)>, Violation> {
+        let mut queues = self.state.queues.values();
+        let Some(kept) = queues.find(|kept| kept.number == fetch.number) else {
+            return Ok(Vec::new());
+        };
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        for (&seq, id) in kept.messages.range(fetch.first.0..=fetch.last.0) {
+            if bytes >= fetch.bytes_max {
+                break;
+            }
+            if model.records.get(id).is_none_or(|lsn| *lsn > self.durable) {
+                return Err(violation!("message {id} is away and was never safe"));
+            }
+            if let Some(message) = self.messages.get(id) {
+                bytes += message.memory_bytes();
+                found.push((Seq(seq), message.clone()));
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -109,6 +251,7 @@ fn note_messages(lsn: Lsn, fact: &Fact, model: &mut Model) {
 
 impl Durable {
     fn apply(&mut self, lsn: Lsn, fact: Fact) -> Checked {
+        self.define(lsn, &fact);
         match fact {
             Fact::ExchangeDeclared {
                 name,
@@ -138,10 +281,21 @@ impl Durable {
                 }
             }
             Fact::QueueDeclared {
-                name, auto_delete, ..
+                name,
+                auto_delete,
+                arguments,
             } => {
-                let queue = (auto_delete, BTreeMap::new());
                 let number = QueueNumber(lsn.0);
+                let arguments = FieldTable::decode(&arguments).unwrap_or_default();
+                let expires = arguments.get("x-expires").and_then(|v| v.as_i64());
+                let queue = Kept {
+                    number,
+                    auto_delete,
+                    expires: expires.and_then(|ms| u64::try_from(ms).ok()),
+                    messages: BTreeMap::new(),
+                    mark: MAY_DELIVER_FIRST,
+                    last: 0,
+                };
                 self.names.insert(number, name.to_string());
                 if self.queues.insert(name.to_string(), queue).is_some() {
                     return Err(violation!("queue '{name}' is declared twice in the log"));
@@ -157,9 +311,9 @@ impl Durable {
                     return Err(violation!("queue '{name}' is deleted twice in the log"));
                 }
             }
-            Fact::Bound(fact) => self.bindings.push(binding(&fact)),
+            Fact::Bound(fact) => self.bindings.push(binding_of(&fact)),
             Fact::Unbound(fact) => {
-                let gone = binding(&fact);
+                let gone = binding_of(&fact);
                 let before = self.bindings.len();
                 self.bindings.retain(|b| *b != gone);
                 if self.bindings.len() + 1 != before {
@@ -173,18 +327,18 @@ impl Durable {
             } => {
                 let id = identify(&message).unwrap_or(u64::MAX);
                 for (queue, seq) in places {
-                    let messages = self.messages(queue);
-                    let messages =
-                        messages.ok_or_else(|| violation!("no queue {queue} in the log"))?;
-                    if messages.insert(seq.0, id).is_some() {
+                    let kept = self.queue(queue);
+                    let kept = kept.ok_or_else(|| violation!("no queue {queue} in the log"))?;
+                    kept.last = kept.last.max(seq.0);
+                    if kept.messages.insert(seq.0, id).is_some() {
                         return Err(violation!("place {seq} of queue {queue} is taken twice"));
                     }
                 }
             }
             Fact::Settled { queue, seq } => {
                 if self
-                    .messages(queue)
-                    .and_then(|messages| messages.remove(&seq.0))
+                    .queue(queue)
+                    .and_then(|kept| kept.messages.remove(&seq.0))
                     .is_none()
                 {
                     return Err(violation!(
@@ -193,12 +347,12 @@ impl Durable {
                 }
             }
             Fact::Purged { queue, places } => {
-                if let Some(messages) = self.messages(queue) {
+                if let Some(kept) = self.queue(queue) {
                     let gone = |seq: &u64| {
                         let holds = |&(first, last): &(Seq, Seq)| (first.0..=last.0).contains(seq);
                         places.iter().any(holds)
                     };
-                    messages.retain(|seq, _| !gone(seq));
+                    kept.messages.retain(|seq, _| !gone(seq));
                 }
             }
             Fact::Together(facts) => {
@@ -206,14 +360,46 @@ impl Durable {
                     self.apply(lsn, fact)?;
                 }
             }
-            Fact::MayDeliver { .. } => {}
+            Fact::MayDeliver { queue, through } => {
+                if let Some(kept) = self.queue(queue) {
+                    kept.mark = through.0;
+                }
+            }
         }
         Ok(())
     }
 
-    fn messages(&mut self, queue: QueueNumber) -> Option<&mut BTreeMap<u64, u64>> {
+    /// Keeps the records of what is there.
+    fn define(&mut self, lsn: Lsn, fact: &Fact) {
+        match fact {
+            Fact::ExchangeDeclared { .. } | Fact::QueueDeclared { .. } | Fact::Bound(_) => {
+                self.definitions.push((lsn, fact.clone()));
+            }
+            Fact::ExchangeDeleted { name: gone } => {
+                self.definitions.retain(|(_, fact)| match fact {
+                    Fact::ExchangeDeclared { name, .. } => name != gone,
+                    Fact::Bound(b) => b.source != *gone && (b.to_queue || b.destination != *gone),
+                    _ => true,
+                });
+            }
+            Fact::QueueDeleted { name: gone, .. } => {
+                self.definitions.retain(|(_, fact)| match fact {
+                    Fact::QueueDeclared { name, .. } => name != gone,
+                    Fact::Bound(b) => !(b.to_queue && b.destination == *gone),
+                    _ => true,
+                });
+            }
+            Fact::Unbound(gone) => {
+                let same = |fact: &Fact| matches!(fact, Fact::Bound(b) if b == gone);
+                self.definitions.retain(|(_, fact)| !same(fact));
+            }
+            _ => {}
+        }
+    }
+
+    fn queue(&mut self, queue: QueueNumber) -> Option<&mut Kept> {
         let name = self.names.get(&queue)?;
-        self.queues.get_mut(name).map(|(_, messages)| messages)
+        self.queues.get_mut(name)
     }
 
     fn of(model: &Model) -> Self {
@@ -240,12 +426,19 @@ impl Durable {
                 .collect(),
             queues: queues
                 .map(|(name, queue)| {
-                    let kept = messages(model, queue);
-                    (name.clone(), (queue.auto_delete, kept))
+                    let kept = Kept {
+                        number: queue.number.unwrap_or_default(),
+                        auto_delete: queue.auto_delete,
+                        expires: queue.expires,
+                        messages: messages(model, queue),
+                        mark: queue.mark,
+                        last: queue.last_seq,
+                    };
+                    (name.clone(), kept)
                 })
                 .collect(),
             bindings: bindings.cloned().collect(),
-            names: BTreeMap::new(),
+            ..Self::default()
         }
     }
 }
@@ -273,7 +466,8 @@ fn messages(model: &Model, queue: &Queue) -> BTreeMap<u64, u64> {
         .collect()
 }
 
-fn binding(fact: &BindingFact) -> Binding {
+/// A binding, as the model has it.
+pub(crate) fn binding_of(fact: &BindingFact) -> Binding {
     let arguments = FieldTable::decode(&fact.arguments).unwrap_or_default();
     let mut arguments: Vec<_> = arguments
         .iter()

@@ -7,8 +7,8 @@
 //! has to be exactly so. After each command nothing may be left that a consumer could have had.
 //!
 //! Here is the state and what happens to it as a whole. `words.rs` has what goes in and out,
-//! `obey.rs` the methods about messages, `declare.rs` those about queues and exchanges, `ending.rs`
-//! how things end, and `judge.rs` reads what the core has sent.
+//! `obey.rs` the methods about messages, `declare.rs` those about queues and exchanges, `waits.rs`
+//! what waits for the log, `ending.rs` how things end, and `judge.rs` reads what the core has sent.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,10 +16,12 @@ use leveret_codec::{
     BasicCancelOk, BasicQosOk, BasicRecoverOk, ChannelCloseOk, ChannelFlowOk, ChannelOpenOk,
     ConfirmSelectOk, ConnectionCloseOk, Method, TxRollbackOk, TxSelectOk,
 };
-use leveret_core::{Capabilities, ConnectionId, Lsn, Now, Outbound, Outcome};
+use leveret_core::{Capabilities, ConnectionId, Fact, Lsn, Now, Outbound, Outcome, QueueNumber};
 
+use crate::log::Durable;
 use crate::topology::Topology;
 use crate::violation;
+use crate::waits::Waits;
 pub use crate::words::*;
 
 /// A message in a queue.
@@ -56,6 +58,27 @@ pub struct Queue {
     pub exclusive_consumer: bool,
     /// The last place given out.
     pub last_seq: u64,
+    /// What the log knows it by, if it is durable.
+    pub number: Option<QueueNumber>,
+    /// Messages up to here may be delivered: the log knows that they may have been.
+    pub mark: u64,
+    /// Marks that hold once their records are safe.
+    pub marks: Vec<(Lsn, u64)>,
+    /// Messages from here on may be away: they were asked back from the log and have not come.
+    pub away_from: Option<u64>,
+    /// Channels that wait for a message of it may have another look.
+    pub woken: bool,
+}
+
+impl Queue {
+    /// Whether its first message may have to wait for the log.
+    #[must_use]
+    pub fn may_stand_still(&self) -> bool {
+        let stands = |item: &Item| {
+            item.seq > self.mark || self.away_from.is_some_and(|from| item.seq >= from)
+        };
+        self.ready.front().is_some_and(stands)
+    }
 }
 
 /// A consumer, by its tag.
@@ -112,8 +135,6 @@ pub enum Mode {
         publishes: Vec<(u64, bool, Vec<u64>)>,
         /// In groups, as they were said.
         settles: Vec<(Outcome, BTreeMap<u64, Unacked>)>,
-        /// The record that the answer to a commit waits for.
-        committing: Option<Lsn>,
     },
 }
 
@@ -134,6 +155,8 @@ pub struct Channel {
     pub mode: Mode,
     /// What an empty queue name means.
     pub last_queue: Option<String>,
+    /// It waits, with this in line.
+    pub waits: Option<Waits>,
 }
 
 impl Channel {
@@ -156,11 +179,23 @@ pub struct Connection {
     /// Cost of deliveries under way.
     pub outbox: usize,
     pub(crate) closing: bool,
+    /// Its client is gone; nothing is delivered to it any more.
+    pub(crate) gone: bool,
+    /// The client wants to go when its channels wait no more.
+    pub(crate) close_asked: bool,
     pub(crate) publishes: bool,
     pub(crate) paused: bool,
     pub(crate) capabilities: Capabilities,
     /// Tags of consumers by the numbers the core has for them.
     pub(crate) numbers: BTreeMap<u32, String>,
+}
+
+impl Connection {
+    /// Its channels that wait.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (u16, &Waits)> {
+        let channels = self.channels.iter();
+        channels.filter_map(|(&number, slot)| Some((number, slot.as_ref()?.waits.as_ref()?)))
+    }
 }
 
 /// How often things happened, to see that they did.
@@ -179,14 +214,16 @@ pub struct Model {
     pub published: Vec<Published>,
     /// Which record made a message safe.
     pub records: BTreeMap<u64, Lsn>,
-    /// The last record of this turn, if there is one.
-    pub recorded: Option<Lsn>,
-    /// Records of this turn.
-    pub recorded_count: usize,
+    /// Records of this turn that nothing has explained yet.
+    pub made: Vec<(Lsn, Fact)>,
+    /// Names of queues that were made in this turn.
+    pub created: VecDeque<String>,
+    /// Settled for good in this turn: queue and place.
+    pub(crate) settled: Vec<(QueueNumber, u64)>,
+    /// The last record of an exchange, a queue or a binding that was made.
+    pub(crate) defined: Option<Lsn>,
     /// How often things happened.
     pub tally: Tally,
-    /// Pauses of reading that the last turn has to ask for.
-    pub reading: Vec<(ConnectionId, bool)>,
     pub(crate) expected: BTreeMap<ConnectionId, VecDeque<Expected>>,
     pub(crate) seen: BTreeMap<ConnectionId, VecDeque<Outbound>>,
     pub(crate) now_ms: u64,
@@ -213,10 +250,11 @@ impl Model {
             connections: BTreeMap::new(),
             published: Vec::new(),
             records: BTreeMap::new(),
-            recorded: None,
-            recorded_count: 0,
+            made: Vec::new(),
+            created: VecDeque::new(),
+            settled: Vec::new(),
+            defined: None,
             tally: Tally::new(),
-            reading: Vec::new(),
             expected: BTreeMap::new(),
             seen: BTreeMap::new(),
             now_ms: 0,
@@ -243,7 +281,7 @@ impl Model {
         self.now_ms = now.mono.0;
         self.seen = seen;
         self.sender = None;
-        self.reading.clear();
+        self.settled.clear();
         self.why.clear();
         match event {
             Event::Opened(id, capabilities) => {
@@ -256,17 +294,28 @@ impl Model {
             Event::Commands(id, said) => {
                 self.sender = Some(id);
                 for said in said {
-                    self.command(id, said)?;
+                    if self.connections.get(&id).is_some_and(|c| !c.close_asked) {
+                        self.command(id, said)?;
+                    }
                 }
             }
             Event::Closed(id) => {
+                self.last_words(id)?;
                 self.abandon(id)?;
                 self.connections.remove(&id);
                 self.expected.remove(&id);
             }
             Event::Durable(lsn) => {
                 self.durable = self.durable.max(lsn);
-                self.answer_commits();
+                for queue in self.queues.values_mut() {
+                    let safe = queue.marks.iter().rfind(|(due, _)| *due <= lsn);
+                    if let Some(&(due, mark)) = safe {
+                        (queue.mark, queue.woken) = (mark, true);
+                        queue.marks.retain(|(other, _)| *other > due);
+                    }
+                }
+                self.settle_down()?;
+                self.release()?;
             }
             Event::Drained(id, octets) => {
                 if let Some(connection) = self.connections.get_mut(&id) {
@@ -290,7 +339,7 @@ impl Model {
                     .collect();
                 for name in gone {
                     self.count("expired queues", 1);
-                    self.delete_queue(&name);
+                    self.delete_queue(&name)?;
                 }
             }
             Event::Evict(id) => {
@@ -299,6 +348,8 @@ impl Model {
                     self.expect(id, Expected::CloseConnection(320));
                 }
             }
+            // What has come back was noted before the turn.
+            Event::Fetched | Event::Retired => {}
             Event::Alarm(on) => {
                 self.alarm = on;
                 let all: Vec<_> = self.connections.keys().copied().collect();
@@ -306,7 +357,48 @@ impl Model {
             }
         }
         self.settle_down()?;
+        self.look_again()?;
         self.nothing_is_left()
+    }
+
+    /// The broker has started anew with what the log has kept, and nobody is connected.
+    pub fn restart(&mut self, kept: &Durable, last: Lsn) {
+        self.connections.clear();
+        self.expected.clear();
+        self.seen.clear();
+        (self.alarm, self.durable, self.defined) = (false, last, None);
+        self.topology = Topology::new();
+        let exchanges = kept.exchanges.iter();
+        let exchanges = exchanges.map(|(name, exchange)| (name.clone(), exchange.clone()));
+        self.topology.exchanges.extend(exchanges);
+        self.topology.bindings.clone_from(&kept.bindings);
+        self.queues.clear();
+        for (name, kept) in &kept.queues {
+            let item = |(&seq, &id): (&u64, &u64)| Item {
+                id,
+                seq,
+                delivered: seq <= kept.mark,
+            };
+            let queue = Queue {
+                id: self.number(),
+                durable: true,
+                auto_delete: kept.auto_delete,
+                exclusive: None,
+                expires: kept.expires,
+                used: 0,
+                ready: kept.messages.iter().map(item).collect(),
+                consumers: Vec::new(),
+                exclusive_consumer: false,
+                last_seq: kept.last,
+                number: Some(kept.number),
+                mark: kept.mark,
+                marks: Vec::new(),
+                away_from: None,
+                woken: false,
+            };
+            self.count("recovered messages", queue.ready.len() as u64);
+            self.queues.insert(name.clone(), queue);
+        }
     }
 
     /// Counts something that happened.
@@ -329,7 +421,11 @@ impl Model {
         channel: u16,
         method: impl Into<Method<'static>>,
     ) {
-        self.expect(id, Expected::Method(channel, method.into()));
+        let expected = Expected::Method(channel, method.into());
+        match self.channel(id, channel).and_then(|c| c.waits.as_mut()) {
+            Some(waits) => waits.replies.push(expected),
+            None => self.expect(id, expected),
+        }
     }
 
     pub(crate) fn channel(&mut self, id: ConnectionId, number: u16) -> Option<&mut Channel> {
@@ -340,6 +436,9 @@ impl Model {
     // ---- what was said ----
 
     pub(crate) fn command(&mut self, id: ConnectionId, said: Said) -> Checked {
+        if self.stays_in_line(id, &said) {
+            return Ok(());
+        }
         let (number, result) = match said {
             Said::Publish {
                 channel,
@@ -428,7 +527,6 @@ impl Model {
         number: u16,
         method: Method<'static>,
     ) -> Obeyed {
-        self.check_not_committing(id, number)?;
         let Some(channel) = self.channel(id, number) else {
             return Ok(());
         };
@@ -459,10 +557,10 @@ impl Model {
                 }
                 if let Some(queue) = queue {
                     self.count("cancels", 1);
-                    self.consumer_left(&queue);
+                    self.consumer_left(&queue)?;
                 }
             }
-            Method::BasicGet(m) => return self.get(id, number, &m.queue, m.no_ack),
+            Method::BasicGet(m) => return self.get(id, number, m),
             Method::BasicRecover(m) => {
                 if !m.requeue {
                     return Err(Trouble::Refused(540));
@@ -498,7 +596,6 @@ impl Model {
                         channel.mode = Mode::Tx {
                             publishes: Vec::new(),
                             settles: Vec::new(),
-                            committing: None,
                         };
                     }
                     Mode::Tx { .. } => {}

@@ -1,6 +1,8 @@
 //! The model's methods about messages: publishing, consuming, fetching, settling, transactions.
 
-use leveret_codec::{BasicConsume, BasicConsumeOk, BasicGetEmpty, Method, ShortStr, TxCommitOk};
+use leveret_codec::{
+    BasicConsume, BasicConsumeOk, BasicGet, BasicGetEmpty, Method, ShortStr, TxCommitOk,
+};
 use leveret_core::{ConnectionId, Lsn, Outbound, Outcome};
 
 use crate::model::{
@@ -29,7 +31,6 @@ impl Model {
             connection.publishes = true;
             self.apply_alarm(id);
         }
-        self.check_not_committing(id, number)?;
         let published = self.known(message)?;
         match self.topology.exchanges.get(&published.exchange) {
             None => return Err(Trouble::Refused(404)),
@@ -134,8 +135,11 @@ impl Model {
                     },
                     _ => None,
                 });
-            // Without an answer it was refused, and no tag was needed.
-            tag.unwrap_or_default()
+            // Without an answer it was refused, and no tag was needed; or nobody is there any more.
+            match self.connections.get(&id) {
+                Some(connection) if connection.gone => format!("amq.ctag-{}", self.number()),
+                _ => tag.unwrap_or_default(),
+            }
         } else {
             m.consumer_tag.to_string()
         };
@@ -180,17 +184,26 @@ impl Model {
         Ok(())
     }
 
-    pub(crate) fn get(
-        &mut self,
-        id: ConnectionId,
-        number: u16,
-        queue: &str,
-        no_ack: bool,
-    ) -> Obeyed {
-        let name = self.expand(id, number, queue)?;
+    pub(crate) fn get(&mut self, id: ConnectionId, number: u16, get: BasicGet<'static>) -> Obeyed {
+        let no_ack = get.no_ack;
+        let name = self.expand(id, number, &get.queue)?;
         let now_ms = self.now_ms;
         let queue = self.open_queue(id, &name)?;
         queue.used = now_ms;
+        if queue.may_stand_still()
+            && let Some(front) = queue.ready.front()
+        {
+            let (queue, beyond) = (queue.id, front.seq > queue.mark);
+            let front = front.clone();
+            if !self.is_fetched(id, number, &front) {
+                self.wait_for_message(id, number, queue, get);
+                return Ok(());
+            }
+            if beyond {
+                return Err(violation!("{front:?} is beyond the mark of '{name}'").into());
+            }
+        }
+        let queue = self.open_queue(id, &name)?;
         let (queue_id, left) = (queue.id, queue.ready.len().saturating_sub(1));
         let Some(mut item) = queue.ready.pop_front() else {
             self.answer(id, number, BasicGetEmpty::default());
@@ -234,7 +247,6 @@ impl Model {
         multiple: bool,
         outcome: Outcome,
     ) -> Obeyed {
-        self.check_not_committing(id, number)?;
         let Some(channel) = self.channel(id, number) else {
             return Ok(());
         };
@@ -288,8 +300,11 @@ impl Model {
         let Mode::Tx { publishes, .. } = &mut channel.mode else {
             return Err(Trouble::Refused(406));
         };
-        for (message, mandatory, queues) in std::mem::take(publishes) {
-            self.distribute(id, number, message, mandatory, &queues)?;
+        let publishes = std::mem::take(publishes);
+        let before = self.settled.len();
+        let (mut published, mut settled) = (Vec::new(), Vec::new());
+        for (message, mandatory, queues) in publishes {
+            published.extend(self.distribute(id, number, message, mandatory, &queues)?);
             self.eat()?;
         }
         while let Some(Channel {
@@ -302,57 +317,22 @@ impl Model {
                 let back = std::mem::take(group).into_values().collect();
                 settles.remove(0);
                 self.requeue(back);
-            } else {
-                group.pop_first();
+            } else if let Some((_, unacked)) = group.pop_first() {
+                let delivered = self.settled.len();
+                self.note_settled(unacked.queue, unacked.item.seq, unacked.item.id);
+                settled.extend(self.settled.split_off(delivered));
                 self.count("settled", 1);
             }
             self.eat()?;
         }
-        if self.recorded_count > 1 {
-            let count = self.recorded_count;
-            return Err(
-                violation!("{count} records for one commit: a restart may find half").into(),
-            );
-        }
         self.count("commits", 1);
-        let due = self.recorded.filter(|lsn| *lsn > self.durable);
-        match self.channel(id, number).map(|channel| &mut channel.mode) {
-            Some(Mode::Tx { committing, .. }) if due.is_some() => *committing = due,
-            _ => self.answer(id, number, TxCommitOk {}),
-        }
-        Ok(())
-    }
-
-    /// Commits whose records are safe are answered.
-    pub(crate) fn answer_commits(&mut self) {
-        let mut due = Vec::new();
-        for (&id, connection) in &mut self.connections {
-            for (&number, channel) in &mut connection.channels {
-                if let Some(Channel {
-                    mode: Mode::Tx { committing, .. },
-                    ..
-                }) = channel
-                    && committing.take_if(|lsn| *lsn <= self.durable).is_some()
-                {
-                    due.push((id, number));
-                }
-            }
-        }
-        for (id, number) in due {
+        let delivered = self.settled.split_off(before);
+        let due = self.record_of_commit(&published, &settled, &delivered)?;
+        if due.is_some_and(|due| due > self.durable) {
             self.count("commits that waited", 1);
-            self.answer(id, number, TxCommitOk {});
         }
-    }
-
-    /// While a commit waits for its record the channel may only be closed.
-    pub(crate) fn check_not_committing(&mut self, id: ConnectionId, number: u16) -> Obeyed {
-        match self.channel(id, number).map(|channel| &channel.mode) {
-            Some(Mode::Tx {
-                committing: Some(_),
-                ..
-            }) => Err(Trouble::Refused(504)),
-            _ => Ok(()),
-        }
+        self.answer_when(id, number, due, TxCommitOk {});
+        Ok(())
     }
 
     /// Puts messages back to their old places, but for those whose queue is gone.
@@ -365,6 +345,7 @@ impl Model {
                 .find(|queue| queue.id == unacked.queue);
             if let Some(queue) = queue {
                 queue.ready.push_back(unacked.item);
+                queue.woken = true;
                 queue.ready.make_contiguous().sort_by_key(|item| item.seq);
             }
         }

@@ -3,12 +3,14 @@
 //! [`crate::sim`] puts connections around it; a test that knows what it wants to happen talks to it
 //! without them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use leveret_codec::{
     BasicConsume, ChannelOpen, FieldTable, Method, PropertySummary, QueueDeclare, ShortStr,
 };
 use leveret_core::broker::Options;
+use leveret_core::log::{Fetch, Fetched, LogError};
 use leveret_core::{
     Capabilities, Command, ConnectionId, Input, Limits, Lsn, Message, Now, Outbound, Outcome, Peer,
     Permissions,
@@ -30,6 +32,11 @@ pub struct Pair {
     pub model: Model,
     /// What the core has recorded.
     pub log: Log,
+    /// Messages that the core has asked back.
+    pub fetches: Vec<Fetch>,
+    /// Connections that are not to be read.
+    unread: BTreeSet<ConnectionId>,
+    options: Options,
 }
 
 /// What a turn brought about.
@@ -47,6 +54,7 @@ impl Pair {
     pub fn new(
         seed: u64,
         outbox_max: usize,
+        queue_memory_max: usize,
         body_max: usize,
         fault: Option<Fault>,
         dice: &mut Dice,
@@ -56,13 +64,17 @@ impl Pair {
             seed: [seed as u8; 32],
             limits: Limits {
                 outbox_bytes_max: outbox_max,
+                queue_memory_max,
                 ..Limits::default()
             },
         };
         Self {
-            machine: Machine::new(options, fault, dice),
+            machine: Machine::new(options.clone(), fault, dice),
             model: Model::new(outbox_max, body_max),
             log: Log::default(),
+            fetches: Vec::new(),
+            unread: BTreeSet::new(),
+            options,
         }
     }
 
@@ -85,21 +97,129 @@ impl Pair {
             }
         }
         let fx = &mut self.machine.fx;
-        fx.events.clear();
         fx.garbage.clear();
-        let records = std::mem::take(&mut fx.records);
-        let mut reading = std::mem::take(&mut fx.reading);
-        self.log.append(records, &mut self.model)?;
-        self.model.turn(now, event, sends.clone())?;
-        reading.sort_unstable();
-        self.model.reading.sort_unstable();
-        if reading != self.model.reading {
-            let expected = &self.model.reading;
-            return Err(violation!("reading is {reading:?}, expected {expected:?}"));
+        self.model.created.clear();
+        for event in fx.events.drain(..) {
+            if let leveret_core::Event::QueueCreated { queue } = event {
+                self.model.created.push_back(queue.to_string());
+            }
         }
+        let records = std::mem::take(&mut fx.records);
+        let reading = std::mem::take(&mut fx.reading);
+        self.log.append(records, &mut self.model)?;
+        let fetches = std::mem::take(&mut self.machine.fx.fetches);
+        for fetch in &fetches {
+            self.model.count("fetches", 1);
+            if let Some(queue) = self.model.queue_of(fetch.number) {
+                queue.away_from = Some(fetch.first.0);
+            }
+        }
+        self.fetches.extend(fetches);
+        self.model.turn(now, event, sends.clone())?;
+        self.check_reading(&reading)?;
         self.machine.broker.check_invariants();
         invariants::after_step(&self.machine.broker, &self.model)?;
         Ok(Turn { sends, reading })
+    }
+
+    /// Answers something that was asked back, if there is anything: in part and with an error, if
+    /// `fails` says after how many messages.
+    ///
+    /// # Errors
+    /// If what the core does about it is wrong.
+    pub fn answer_fetch(
+        &mut self,
+        now: Now,
+        at: usize,
+        fails: Option<usize>,
+        trace: bool,
+    ) -> Result<Option<Turn>, Violation> {
+        if self.fetches.is_empty() {
+            return Ok(None);
+        }
+        let fetch = self.fetches.remove(at % self.fetches.len());
+        let mut messages = self.log.read(&fetch, &self.model)?;
+        messages.truncate(fails.unwrap_or(usize::MAX));
+        let given = messages.last().map(|(seq, _)| seq.0);
+        let here = given.map_or(fetch.first.0, |seq| seq + 1);
+        self.model.count("paged in", messages.len() as u64);
+        if let Some(queue) = self.model.queue_of(fetch.number) {
+            // After an error it is asked again, later.
+            queue.away_from = fails.map(|_| here);
+            queue.woken = true;
+        }
+        let fetched = Fetched {
+            queue: fetch.queue,
+            messages,
+            error: fails.map(|_| LogError::Unavailable("not now".to_owned())),
+        };
+        if trace {
+            println!("{fetch:?} fails {fails:?}, given {given:?}");
+        }
+        self.turn(now, Input::Fetched(fetched), Event::Fetched, trace)
+            .map(Some)
+    }
+
+    /// The broker is gone; one that starts finds what the log had up to this record.
+    ///
+    /// # Errors
+    /// If that makes no sense, or the new one has something else.
+    pub fn restart(&mut self, last: Lsn) -> Checked {
+        self.log.cut(last)?;
+        let recovered = self.log.recovered();
+        self.options.seed[1] = self.options.seed[1].wrapping_add(1); // or names would come again
+        self.machine.restart(self.options.clone(), recovered)?;
+        self.model.restart(&self.log.state, last);
+        self.fetches.clear();
+        self.unread.clear();
+        self.model.count("restarts", 1);
+        self.machine.broker.check_invariants();
+        invariants::after_step(&self.machine.broker, &self.model)
+    }
+
+    /// The log has got it exactly, which messages were delivered.
+    ///
+    /// # Errors
+    /// If it has not.
+    pub fn check_marks(&self) -> Checked {
+        for (name, kept) in &self.log.state.queues {
+            let ready = self.model.queues.get(name).map(|queue| &queue.ready);
+            let ready = ready.into_iter().flatten();
+            for item in ready.filter(|item| kept.messages.contains_key(&item.seq)) {
+                if item.delivered != (item.seq <= kept.mark) {
+                    let mark = kept.mark;
+                    return Err(violation!("{item:?} of '{name}' and a mark at {mark}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Connections are told when to be read and when not, once each time, and that is right.
+    fn check_reading(&mut self, reading: &[(ConnectionId, bool)]) -> Checked {
+        for &(id, paused) in reading {
+            let news = if paused {
+                self.unread.insert(id)
+            } else {
+                self.unread.remove(&id)
+            };
+            if !news {
+                return Err(violation!("reading of {id:?} is {paused} twice"));
+            }
+        }
+        let ids = self.model.connections.keys().chain(&self.unread);
+        for &id in ids {
+            let unread = self.unread.contains(&id);
+            if self
+                .model
+                .is_unread(id)
+                .is_some_and(|right| right != unread)
+            {
+                return Err(violation!("{id:?} should not be unread: {unread}"));
+            }
+        }
+        self.model.count("unread", self.unread.len() as u64);
+        Ok(())
     }
 }
 
@@ -129,7 +249,7 @@ impl Script {
     #[must_use]
     pub fn new(outbox_max: usize) -> Self {
         Self {
-            pair: Pair::new(1, outbox_max, 1 << 20, None, &mut Dice::new(1)),
+            pair: Pair::new(1, outbox_max, 16 << 20, 1 << 20, None, &mut Dice::new(1)),
             now: Now::default(),
             names: slotmap::SlotMap::with_key(),
         }

@@ -37,6 +37,10 @@ pub struct Plan {
     pub steps: usize,
     /// The core's bound for outboxes, in octets.
     pub outbox_max: usize,
+    /// Octets of messages a queue keeps in memory.
+    pub queue_memory_max: usize,
+    /// Weight of restarts, in order or not.
+    pub restarts: u64,
     /// The session's bound for bodies, in octets.
     pub message_size_max: usize,
     /// Most octets that are read or written at once.
@@ -96,6 +100,8 @@ impl Plan {
             clients: dice.between(1..=5) as usize,
             steps: dice.one_of(&[500, 1_500, 3_000, 6_000]),
             outbox_max: dice.one_of(&[300, 1_000, 5_000, 1 << 20]),
+            queue_memory_max: dice.one_of(&[2_048, 2_048, 20_000, 16 << 20]),
+            restarts: dice.one_of(&[0, 0, 1, 3]),
             message_size_max: 20_000,
             chunk_max: dice.one_of(&[60, 500, 5_000, 100_000]),
             pipe: dice.one_of(&[500, 5_000, 65_536]),

@@ -1,4 +1,8 @@
 //! A run: everything that happens, one thing at a time, in an order that the seed decides.
+//!
+//! Now and then the broker stops, in order or in the middle of something, and starts again with
+//! what the log has kept: everything that was reported safe, and of the rest as much as the dice
+//! say. A log may also get lost, and report nothing any more; then only a restart helps.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -96,8 +100,10 @@ enum Actor {
     ClientReads,
     Report,
     Log,
+    Fetches,
     Timers,
     Accident,
+    Restart,
 }
 
 /// The steps of a seed's plan.
@@ -147,6 +153,7 @@ impl Sim {
             pair: Pair::new(
                 setup.seed,
                 plan.outbox_max,
+                plan.queue_memory_max,
                 plan.body_max(),
                 setup.fault,
                 &mut dice,
@@ -195,8 +202,10 @@ impl Sim {
             (Actor::ClientReads, 250),
             (Actor::Report, 80),
             (Actor::Log, self.plan.log),
+            (Actor::Fetches, self.plan.log),
             (Actor::Timers, 50),
             (Actor::Accident, self.plan.accidents),
+            (Actor::Restart, self.plan.restarts),
         ];
         self.clock.pass(dice.between(0..=self.plan.ms_per_step));
         let (actor, _) = actors[dice.weighted(actors.iter().map(|(_, weight)| *weight))];
@@ -220,13 +229,25 @@ impl Sim {
                 }
             }
             Actor::Report => self.report(self.clients[client].connection)?,
+            Actor::Log if self.pair.log.lost => {
+                if dice.chance(10) {
+                    self.crash(dice)?;
+                }
+            }
             Actor::Log => {
                 if self.pair.log.is_behind() {
                     let lsn = dice.between(self.pair.log.durable.0 + 1..=self.pair.log.last.0);
                     self.sync(Lsn(lsn))?;
                 }
             }
+            Actor::Fetches => {
+                let fails = dice.chance(15).then(|| dice.below(3));
+                self.answer_fetch(dice.below(8), fails)?;
+            }
             Actor::Timers => self.timers()?,
+            Actor::Restart if dice.chance(30) => self.stop_in_order()?,
+            Actor::Restart if dice.chance(40) => self.pair.log.lost = true,
+            Actor::Restart => self.crash(dice)?,
             Actor::Accident => self.accident(client, dice)?,
         }
         Ok(())
@@ -558,18 +579,57 @@ impl Sim {
         self.turn(Input::Durable(lsn), Event::Durable(lsn))
     }
 
-    fn timers(&mut self) -> Checked {
-        let now = self.clock.now().mono;
-        if self
-            .pair
-            .machine
-            .broker
-            .next_timer()
-            .is_some_and(|at| at <= now)
-        {
+    fn answer_fetch(&mut self, at: usize, fails: Option<usize>) -> Checked {
+        let now = self.clock.now();
+        let turn = self.pair.answer_fetch(now, at, fails, self.trace)?;
+        if let Some(turn) = turn {
             self.moves += 1;
-            self.turn(Input::Tick, Event::Tick)?;
+            self.pass_on(turn);
         }
+        Ok(())
+    }
+
+    /// The broker is gone from one moment to the next, with what was not safe, or some of it.
+    fn crash(&mut self, dice: &mut Dice) -> Checked {
+        let log = &self.pair.log;
+        let last = Lsn(dice.between(log.durable.0..=log.last.0));
+        self.pair.model.count("crashes", 1);
+        self.start_anew(last)
+    }
+
+    /// The broker stops as it should, and starts again.
+    fn stop_in_order(&mut self) -> Checked {
+        if self.pair.log.lost {
+            return Ok(());
+        }
+        let ids: Vec<ConnectionId> = self.served.keys().copied().collect();
+        for id in ids {
+            self.closed(id)?;
+        }
+        self.turn(Input::Retire, Event::Retired)?;
+        self.sync(self.pair.log.last)?;
+        self.pair.check_marks()?;
+        self.start_anew(self.pair.log.last)
+    }
+
+    /// A broker starts with what the log has up to this record; nobody is connected any more.
+    fn start_anew(&mut self, last: Lsn) -> Checked {
+        self.say(|| format!("restart with {last:?}"));
+        self.moves += 1;
+        self.alarm = false;
+        self.clock.restart();
+        for client in &mut self.clients {
+            client.forget();
+        }
+        self.served.clear();
+        self.links.clear();
+        self.names.clear();
+        self.pair.restart(last)
+    }
+
+    fn timers(&mut self) -> Checked {
+        self.tick()?;
+        let now = self.clock.now().mono;
         let due = |served: &Served| served.session.next_timeout().is_some_and(|at| at <= now);
         let due: Vec<ConnectionId> = self
             .served
@@ -591,6 +651,22 @@ impl Sim {
                 self.pair.model.count("session timeouts", 1);
                 self.close(id, closing)?;
             }
+        }
+        Ok(())
+    }
+
+    /// The core's timers.
+    fn tick(&mut self) -> Checked {
+        let now = self.clock.now().mono;
+        if self
+            .pair
+            .machine
+            .broker
+            .next_timer()
+            .is_some_and(|at| at <= now)
+        {
+            self.moves += 1;
+            self.turn(Input::Tick, Event::Tick)?;
         }
         Ok(())
     }
@@ -640,7 +716,12 @@ impl Sim {
         if !matches!(event, Event::Commands(..)) {
             self.say(|| format!("{event:?}"));
         }
-        let Turn { sends, reading } = self.pair.turn(now, input, event, self.trace)?;
+        let turn = self.pair.turn(now, input, event, self.trace)?;
+        self.pass_on(turn);
+        Ok(())
+    }
+
+    fn pass_on(&mut self, Turn { sends, reading }: Turn) {
         for (id, paused) in reading {
             if let Some(served) = self.served.get_mut(&id) {
                 served.paused = paused;
@@ -649,7 +730,6 @@ impl Sim {
         for (id, sent) in sends {
             self.send(id, sent.into());
         }
-        Ok(())
     }
 
     /// Puts something into an outbox; the client has to hear it.
@@ -673,6 +753,9 @@ impl Sim {
 
     /// Nobody does anything new; everything under way arrives.
     fn come_to_rest(&mut self, dice: &mut Dice) -> Checked {
+        if self.pair.log.lost {
+            self.crash(dice)?;
+        }
         if self.alarm {
             self.set_alarm(false)?;
         }
@@ -693,6 +776,12 @@ impl Sim {
             }
             if self.pair.log.is_behind() {
                 self.sync(self.pair.log.last)?;
+            }
+            self.answer_fetch(0, None)?;
+            if self.moves == before && self.pair.model.awaits_another_try() {
+                // A read that failed is tried again.
+                self.clock.pass(1_000);
+                self.tick()?;
             }
             if self.moves == before {
                 return self.judge_rest();

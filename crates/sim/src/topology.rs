@@ -118,8 +118,10 @@ impl Topology {
         queues
     }
 
-    /// Removes bindings, and the auto-delete exchanges whose last one that was.
-    pub fn unbind(&mut self, goes: impl Fn(&Binding) -> bool) {
+    /// Removes bindings, and the auto-delete exchanges whose last one that was. Returns which
+    /// durable exchanges are gone.
+    pub fn unbind(&mut self, goes: impl Fn(&Binding) -> bool) -> Vec<String> {
+        let mut ended = Vec::new();
         let (gone, kept) = std::mem::take(&mut self.bindings)
             .into_iter()
             .partition(|binding| goes(binding));
@@ -128,16 +130,19 @@ impl Topology {
         for source in gone.into_iter().map(|binding| binding.source) {
             let unused = !self.bindings.iter().any(|b| b.source == source);
             if unused && self.exchanges.get(&source).is_some_and(|e| e.auto_delete) {
-                self.delete(&source);
+                ended.extend(self.delete(&source));
             }
         }
+        ended
     }
 
-    /// Removes an exchange with its bindings.
-    pub fn delete(&mut self, name: &str) {
-        self.exchanges.remove(name);
+    /// Removes an exchange with its bindings. Returns which durable exchanges are gone.
+    pub fn delete(&mut self, name: &str) -> Vec<String> {
+        let durable = self.exchanges.remove(name).is_some_and(|x| x.durable);
+        let mut ended = Vec::from_iter(durable.then(|| name.to_owned()));
         self.bindings.retain(|b| b.source != name);
-        self.unbind(|b| !b.to_queue && b.destination == name);
+        ended.extend(self.unbind(|b| !b.to_queue && b.destination == name));
+        ended
     }
 }
 

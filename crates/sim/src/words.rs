@@ -125,6 +125,18 @@ pub enum Said {
     },
 }
 
+impl Said {
+    /// The channel it is about; 0 is the connection itself.
+    pub(crate) fn channel(&self) -> u16 {
+        match self {
+            Self::Publish { channel, .. }
+            | Self::Settle { channel, .. }
+            | Self::Method { channel, .. }
+            | Self::Refuse { channel, .. } => *channel,
+        }
+    }
+}
+
 /// What happened to the vhost.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -144,6 +156,10 @@ pub enum Event {
     Evict(ConnectionId),
     /// The alarm goes on or off.
     Alarm(bool),
+    /// Messages came back from the log, or could not be read.
+    Fetched,
+    /// The broker is about to stop.
+    Retired,
 }
 
 /// What has to be sent, in this order on each connection. Deliveries and confirms are not here:

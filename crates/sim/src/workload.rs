@@ -110,8 +110,6 @@ impl Client {
             Action::ConnectionError => self.connection_error(world),
             Action::Heartbeat => self.say_heartbeat(),
             action => {
-                // One that does not wait for the answer to its commit loses its connection.
-                let rash = world.dice.below(300) == 0;
                 let open = self.channels.iter().filter(|(_, channel)| {
                     let fits = match action {
                         Action::Ack | Action::Nack => !channel.unsettled.is_empty(),
@@ -119,7 +117,7 @@ impl Client {
                         Action::Cancel => !channel.consuming.is_empty(),
                         _ => true,
                     };
-                    fits && !channel.closing && (rash || !channel.committing)
+                    fits && !channel.closing
                 });
                 let open: Vec<u16> = open.map(|(&number, _)| number).collect();
                 if let Some(&number) = world.dice.pick(&open) {
@@ -507,7 +505,6 @@ impl Client {
         }
         let settled = std::mem::take(&mut channel.in_tx);
         if matches!(action, Action::Commit) {
-            channel.committing = true;
             self.say(number, TxCommit {});
         } else {
             channel.unsettled.extend(settled);
@@ -646,7 +643,7 @@ fn message(id: u64, world: &mut World<'_>) -> Published {
     let mut refused = None;
     if dice.chance(2) {
         let good = dice.chance(90);
-        let expiration: &[u8] = if good { b"60000" } else { b"soon" };
+        let expiration: &[u8] = if good { b"315360000000" } else { b"soon" };
         properties.expiration = Some(Bytes::from_static(expiration));
         refused = (!good).then_some(406);
     } else if dice.chance(1) {

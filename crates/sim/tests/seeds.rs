@@ -16,40 +16,53 @@ const THREADS: u64 = 2;
 /// What has to have happened in all runs together, and how often at least. A number that falls
 /// below says that the clients have gone lazy, and that everything else here proves little.
 #[rustfmt::skip]
-const WORK: [(&str, u64); 33] = [
+const WORK: [(&str, u64); 46] = [
+    ("answers that waited",     10_000),
     ("binds",                   10_000),
     ("blocked",                  1_000),
     ("cancel notifications",       300),
     ("cancels",                  1_000),
     ("channel errors",           5_000),
+    ("closes that waited",          50),
+    ("commands that waited",   100_000),
     ("commits",                  1_000),
     ("commits that waited",        300),
     ("confirms",                20_000),
     ("connection errors",          100),
     ("consumers",               10_000),
     ("copies",                  50_000),
+    ("crashes",                    500),
     ("cuts",                     1_000),
     ("deleted queues",             300),
     ("deliveries",              50_000),
     ("exchanges",                1_000),
     ("expired queues",              50),
+    ("fetches",                  2_000),
+    ("gets that waited",         1_000),
     ("gets",                    10_000),
     ("half closed",              1_000),
+    ("last words",               2_000),
     ("left waiting: full outbox",    100),
+    ("left waiting: the log",        100),
     ("left waiting: own prefetch",   100),
     ("left waiting: shared prefetch",100),
+    ("marks",                      500),
     ("oversize",                    50),
+    ("paged in",                 5_000),
     ("publishes",               50_000),
     ("purged",                   1_000),
     ("queues",                   2_000),
+    ("recovered messages",       5_000),
     ("recovers",                   300),
     ("redeliveries",            10_000),
     ("refused by the session",      50),
     ("requeues",                10_000),
+    ("restarts",                 1_000),
     ("returns",                  2_000),
     ("rollbacks",                  200),
     ("session timeouts",           100),
     ("settled",                  5_000),
+    ("unread",                   1_000),
 ];
 
 #[test]
@@ -119,7 +132,7 @@ fn mistakes_are_noticed() {
     let mut unnoticed = Vec::new();
     for fault in Fault::ALL {
         let (mut made, mut noticed) = (0, 0);
-        for seed in 0..100 {
+        for seed in 0..200 {
             let setup = Setup {
                 seed,
                 fault: Some(fault),
