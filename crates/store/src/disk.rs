@@ -87,4 +87,14 @@ pub trait DiskFile: Clone + Send + Sync + 'static {
     /// Whatever went wrong; nothing may be assumed of what was written since the last sync then,
     /// and syncing again says nothing either.
     fn sync(&self) -> io::Result<()>;
+
+    /// Makes last what another process wrote to the file and did not sync, and lets what is read
+    /// from now on come from the disk itself. After a sync that failed a system may go on showing
+    /// what is on no disk, and have forgotten that it never came there.
+    ///
+    /// # Errors
+    /// As for [`sync`](Self::sync).
+    fn reread(&self) -> io::Result<()> {
+        self.sync()
+    }
 }

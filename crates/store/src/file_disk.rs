@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 
 use crate::disk::{Disk, DiskFile};
@@ -123,6 +123,16 @@ impl DiskFile for OpenFile {
 
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn reread(&self) -> io::Result<()> {
+        self.sync()?;
+        // Pages that could not be written count as clean, and go like all others.
+        match rustix::fs::fadvise(&*self.0, 0, None, Advice::DontNeed) {
+            // Where nothing is kept there is nothing to forget.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

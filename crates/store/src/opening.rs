@@ -4,9 +4,8 @@ use std::io;
 
 use crate::disk::DiskFile;
 use crate::error::StoreError;
-use crate::format::{HEADER, Position};
 use crate::recovery::Recovery;
-use crate::segment::{Heads, log_name, read_all, scan_batches, seal};
+use crate::segment::{log_name, seal};
 
 /// Makes what was read back safe, and then puts footers to the segments that have none.
 ///
@@ -17,11 +16,6 @@ use crate::segment::{Heads, log_name, read_all, scan_batches, seal};
 /// `Io`.
 pub(crate) fn secure<F: DiskFile>(recovery: &Recovery<F>) -> Result<(), StoreError> {
     let from = recovery.checkpoint.map_or(0, |(first, _)| first.segment);
-    for (number, heads) in &recovery.unsealed {
-        if let Some(file) = recovery.files.get(number) {
-            write_again(file, *number, heads, recovery.safe)?;
-        }
-    }
     sync_all(recovery.files.range(from..))?;
     for (number, heads) in &recovery.unsealed {
         let segment = recovery.state.segments.get(number);
@@ -42,39 +36,6 @@ pub(crate) fn secure<F: DiskFile>(recovery: &Recovery<F>) -> Result<(), StoreErr
         }
     }
     sync_all(recovery.files.range(from..))
-}
-
-/// Writes the octets of a segment's batches once more where they are, as far as nothing says that
-/// they are safe.
-///
-/// After a failed sync the system may go on showing what is on no disk, and have forgotten that it
-/// never came there: a sync alone would say that all is well. The octets are those of one reading,
-/// checked: what is read a second time might be another thing.
-fn write_again<F: DiskFile>(
-    file: &F,
-    number: u32,
-    heads: &Heads,
-    safe: Position,
-) -> Result<(), StoreError> {
-    let from = match safe.segment {
-        segment if segment > number => return Ok(()),
-        segment if segment == number => safe.offset.max(HEADER),
-        _ => HEADER,
-    };
-    if from >= heads.end {
-        return Ok(());
-    }
-    let doing = || format!("write {} again", log_name(number));
-    let image = read_all(file).map_err(|error| StoreError::io(doing(), &error))?;
-    let again = scan_batches(&image, number);
-    let octets = image.get(from as usize..heads.end as usize);
-    let octets = octets.filter(|_| again.end == heads.end && again.list == heads.list);
-    let Some(octets) = octets else {
-        let error = io::Error::other("it has changed since it was read");
-        return Err(StoreError::io(doing(), &error));
-    };
-    let written = file.write_at(u64::from(from), octets);
-    written.map_err(|error| StoreError::io(doing(), &error))
 }
 
 fn sync_all<'a, F: DiskFile>(

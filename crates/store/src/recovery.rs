@@ -11,9 +11,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::error::StoreError;
 use crate::format::{HEADER, Header, HeaderFound, Position};
 use crate::record::{Part, What};
-use crate::segment::{
-    Entries, Heads, log_name, parse_name, read_all, read_body, read_heads, scan_batches,
-};
+use crate::segment::{Entries, Heads, log_name, parse_name, read_body, read_heads, scan};
 use crate::state::{Place, Segment, State};
 
 /// A log that was read back.
@@ -29,8 +27,6 @@ pub(crate) struct Recovery<F> {
     pub(crate) free: Vec<(u32, u64)>,
     /// The end of the log.
     pub(crate) end: Position,
-    /// Everything before is on the disk, as something written later says.
-    pub(crate) safe: Position,
     /// The highest number in any name.
     pub(crate) number_max: u32,
     /// What was begun at the end but is not complete: octets.
@@ -149,7 +145,6 @@ impl<F: DiskFile> Survey<F> {
             unneeded: self.damaged.into_keys().collect(),
             free: self.free,
             end: Position::default(),
-            safe: Position::default(),
             number_max: self.number_max,
             torn,
             checkpoint: None,
@@ -238,9 +233,7 @@ impl<F: DiskFile> Survey<F> {
             if self.damaged.contains_key(&number) {
                 first_damaged.get_or_insert(number);
             }
-            let image = read_all(file)
-                .map_err(|error| StoreError::io(format!("read {}", log_name(number)), &error))?;
-            let heads = scan_batches(&image, number);
+            let heads = scan(file, number)?;
             synced = synced.max(heads.tail.synced);
             bytes += u64::from(heads.end - HEADER) + heads.tail.bytes;
         }
@@ -395,9 +388,6 @@ impl<F: DiskFile> Survey<F> {
                 segment: read.number,
                 offset: read.heads.end,
             });
-        // Everything before a checkpoint was synced before it was written.
-        let synced = chain.segments.iter().map(|read| read.heads.tail.synced);
-        let safe = synced.max().unwrap_or_default().max(start);
         let (needed, unneeded): (Vec<_>, Vec<_>) = self
             .found
             .into_iter()
@@ -413,7 +403,6 @@ impl<F: DiskFile> Survey<F> {
             unneeded: unneeded.chain(self.damaged.into_keys()).collect(),
             free: self.free,
             end,
-            safe,
             number_max: self.number_max,
             torn: chain.torn,
             checkpoint: mark,

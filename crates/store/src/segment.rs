@@ -231,8 +231,14 @@ pub(crate) fn read_heads<F: DiskFile>(file: &F, number: u32) -> Result<Heads, St
     if let Some(heads) = read_footer(file, number).map_err(failed)? {
         return Ok(heads);
     }
-    let image = read_all(file).map_err(failed)?;
-    Ok(scan_batches(&image, number))
+    scan(file, number)
+}
+
+/// Reads the batches of a segment, as they are on the disk: whoever wrote them may have failed to.
+pub(crate) fn scan<F: DiskFile>(file: &F, number: u32) -> Result<Heads, StoreError> {
+    let image = file.reread().and_then(|()| read_all(file));
+    let failed = |error: io::Error| StoreError::io(format!("read {}", log_name(number)), &error);
+    Ok(scan_batches(&image.map_err(failed)?, number))
 }
 
 fn read_footer<F: DiskFile>(file: &F, number: u32) -> io::Result<Option<Heads>> {

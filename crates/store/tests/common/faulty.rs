@@ -1,7 +1,7 @@
 //! A directory with little room, whose files fail when they are told to.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
@@ -24,10 +24,8 @@ pub(crate) struct Faults {
     pub(crate) early_footers: AtomicU64,
     /// Writes fail from now on.
     pub(crate) writes_fail: AtomicBool,
-    /// What was written to which file that was there already, until the first sync.
-    pub(crate) written: Mutex<Vec<(String, Range<u64>)>>,
-    /// Something was synced.
-    pub(crate) is_synced: AtomicBool,
+    /// Files as they are on the disk, where memory shows something else.
+    pub(crate) on_disk: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -109,11 +107,6 @@ impl<F: DiskFile> DiskFile for FaultyFile<F> {
         if is_footer && was_dirty {
             self.faults.early_footers.fetch_add(1, SeqCst);
         }
-        if !self.faults.is_synced.load(SeqCst) {
-            let range = offset..offset + bytes.len() as u64;
-            let mut written = self.faults.written.lock().expect("nobody panicked");
-            written.push((self.name.to_string(), range));
-        }
         self.inner.write_at(offset, bytes)
     }
 
@@ -134,7 +127,15 @@ impl<F: DiskFile> DiskFile for FaultyFile<F> {
             return Err(io::Error::other("the disk does not sync"));
         }
         self.is_dirty.store(false, SeqCst);
-        self.faults.is_synced.store(true, SeqCst);
         self.inner.sync()
+    }
+
+    fn reread(&self) -> io::Result<()> {
+        self.sync()?;
+        let mut on_disk = self.faults.on_disk.lock().expect("nobody panicked");
+        match on_disk.remove(&*self.name) {
+            Some(content) => self.inner.write_at(0, &content),
+            None => Ok(()),
+        }
     }
 }
