@@ -3,7 +3,7 @@
 
 use crate::effect::Effects;
 use crate::event::Event;
-use crate::ids::{Lsn, QueueId, Seq};
+use crate::ids::{Lsn, Mono, QueueId, Seq};
 use crate::log::{Fetch, Fetched};
 use crate::record::Fact;
 use crate::timer::Timer;
@@ -184,8 +184,23 @@ impl Vhost {
         queue.logged.fetching = false;
         self.work += fetched.messages.len() as u64;
         self.metrics.paged_in += fetched.messages.len() as u64;
-        let delivered_before = queue.logged.delivered_before;
-        queue.index.bring_back(fetched.messages, delivered_before);
+        let (delivered_before, ttl_ms) = (queue.logged.delivered_before, queue.rules.ttl_ms);
+        let deadline = |(seq, message): &(Seq, _)| Some((*seq, self.deadline(ttl_ms, message)?));
+        let timed: Vec<(Seq, Mono)> = fetched.messages.iter().filter_map(deadline).collect();
+        let Some(queue) = self.queues.get_mut(id) else {
+            return;
+        };
+        let here: Vec<(Seq, Mono)> = {
+            let before = queue.index.first_away();
+            queue.index.bring_back(fetched.messages, delivered_before);
+            let after = queue.index.first_away();
+            let back = |seq: Seq| before.is_some_and(|b| seq >= b) && after.is_none_or(|a| seq < a);
+            timed.into_iter().filter(|&(seq, _)| back(seq)).collect()
+        };
+        self.resume_deadlines(id, &here);
+        let Some(queue) = self.queues.get_mut(id) else {
+            return;
+        };
         if let Some(error) = fetched.error {
             // The queue stands still; everything else goes on.
             fx.events.push(Event::FetchFailed {
@@ -197,6 +212,9 @@ impl Vhost {
                 .set(self.now.mono.plus_ms(FETCH_AGAIN_MS), Timer::FetchAgain(id));
         }
         self.pump(id, fx);
+        if self.queues.get(id).is_some_and(|q| q.rules.limits_length()) {
+            self.drop_excess(id, fx);
+        }
         self.wake_getters(id);
     }
 

@@ -60,10 +60,17 @@ impl Vhost {
             let Some(seq) = queue.deadlines.as_mut().and_then(|d| d.pop_due(now)) else {
                 break;
             };
+            // One that is paged out goes when it is back.
             if let Some(entry) = queue.index.take(seq) {
+                if let Some(deadlines) = &mut queue.deadlines {
+                    deadlines.forget(seq);
+                }
                 self.metrics.expired += 1;
                 self.die(id, entry, Reason::Expired, fx);
             }
+        }
+        if self.queues.get(id).is_some_and(|q| q.index.front_is_away()) {
+            self.look_ahead(id, fx); // whether or not there are consumers
         }
         if let Some(queue) = self.queues.get_mut(id)
             && let Some(deadlines) = &mut queue.deadlines
@@ -72,6 +79,20 @@ impl Vhost {
         {
             let timer = self.timers.set(due, Timer::MessageExpiry(id));
             deadlines.timer = Some((due, timer));
+        }
+    }
+
+    /// Messages are back from the log: their timers run. What the log has kept over a restart starts
+    /// anew, as it does not know when they came.
+    pub(crate) fn resume_deadlines(&mut self, id: QueueId, back: &[(Seq, Mono)]) {
+        for &(seq, due) in back {
+            if let Some(queue) = self.queues.get_mut(id) {
+                let deadlines = queue.deadlines.get_or_insert_default();
+                if !deadlines.has(seq) {
+                    deadlines.set(seq, due);
+                }
+            }
+            self.await_deadline(id, seq);
         }
     }
 

@@ -6,12 +6,13 @@ use leveret_codec::{FieldTable, FieldValue};
 
 use crate::binding::{Binding, Destination};
 use crate::exchange::{Exchange, make};
-use crate::ids::{Lsn, QueueNumber, Seq};
+use crate::ids::{Lsn, Mono, QueueNumber, Seq};
 use crate::log::{LogError, Recovered, RecoveredQueue};
 use crate::queue::Queue;
 use crate::queue::index::Index;
 use crate::queue::logged::Logged;
 use crate::record::{BindingFact, Fact, MAY_DELIVER_FIRST};
+use crate::timer::Timer;
 use crate::vhost::Vhost;
 
 impl Vhost {
@@ -46,6 +47,12 @@ impl Vhost {
             queue.logged = Logged::recovered(kept.number, kept.delivered_through, kept.last);
             queue.last_seq = kept.last;
             queue.index = Index::recovered(kept.runs);
+            if let Some(&id) = numbers.get(&kept.number)
+                && queue.rules.ttl_ms.is_some()
+            {
+                // They are to expire, whether or not anybody wants them.
+                self.timers.set(Mono(0), Timer::FetchAgain(id));
+            }
         }
         Ok(())
     }

@@ -345,3 +345,64 @@ fn a_mark_that_is_asked_for_within_a_commit_holds_when_the_commit_is_safe() {
     assert_eq!(t.heard(c), ["tx.commit-ok"]);
     assert_eq!(t.take_deliveries().len(), all);
 }
+
+/// As [`small`], with arguments.
+fn small_with<const N: usize>(
+    arguments: [(&str, leveret_codec::FieldValue); N],
+) -> (BrokerTest, Chan) {
+    let mut t = BrokerTest::with_limits(Limits {
+        queue_memory_max: MEMORY,
+        ..Limits::default()
+    });
+    let c = t.client();
+    let declare = leveret_codec::QueueDeclare {
+        durable: true,
+        ..queue_declare_with("q", arguments)
+    };
+    t.method(c, declare);
+    t.heard(c);
+    (t, c)
+}
+
+#[test]
+fn what_is_away_expires_as_well() {
+    let (mut t, c) = small_with([("x-message-ttl", 1_000.into())]);
+    let mut kept = Kept::default();
+    fill(&mut t, c, 0..400);
+    kept.take_in(&mut t);
+    assert!(t.broker.metrics().paged_out > 100);
+    t.pass_ms(1_000);
+    kept.answer_all(&mut t);
+    assert_eq!(t.broker.totals().ready, 0, "nobody had to ask for them");
+    assert_eq!(t.broker.metrics().expired, 400);
+    kept.take_in(&mut t);
+    assert!(kept.0.is_empty(), "they left the log");
+}
+
+#[test]
+fn what_comes_back_in_time_expires_on_time() {
+    let (mut t, c) = small_with([("x-message-ttl", 1_000.into())]);
+    let mut kept = Kept::default();
+    fill(&mut t, c, 0..200);
+    t.pass_ms(500);
+    fill(&mut t, c, 200..400);
+    kept.take_in(&mut t);
+    t.pass_ms(500);
+    kept.answer_all(&mut t);
+    assert_eq!(t.broker.totals().ready, 200);
+    let numbers = fetch_all(&mut t, &mut kept, c);
+    assert_eq!(numbers, (200..400).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_head_of_a_long_backlog_makes_room() {
+    let (mut t, c) = small_with([("x-max-length", 300.into())]);
+    let mut kept = Kept::default();
+    for first in (0..1_000).step_by(50) {
+        fill(&mut t, c, first..first + 50);
+        kept.answer_all(&mut t);
+    }
+    assert_eq!(t.broker.totals().ready, 300);
+    let numbers = fetch_all(&mut t, &mut kept, c);
+    assert_eq!(numbers, (700..1_000).collect::<Vec<_>>());
+}

@@ -58,15 +58,19 @@ impl Deadlines {
         self.waiting.first().map(|&(due, _)| due)
     }
 
-    /// Takes out a message that waits and whose time has come; the earliest first, and in the order
-    /// of the queue among those of the same moment.
+    /// A message that waited and whose time has come; the earliest first, and in the order of the
+    /// queue among those of the same moment. It keeps its deadline until it is forgotten.
     pub(crate) fn pop_due(&mut self, now: Mono) -> Option<Seq> {
         let &(due, seq) = self.waiting.first()?;
         (due <= now).then(|| {
             self.waiting.pop_first();
-            self.of.remove(&seq);
             seq
         })
+    }
+
+    /// Whether a message has a deadline.
+    pub(crate) fn has(&self, seq: Seq) -> bool {
+        self.of.contains_key(&seq)
     }
 
     /// Places of the messages that wait.

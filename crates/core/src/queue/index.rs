@@ -171,6 +171,11 @@ impl Index {
         returned.or_else(|| self.fresh.front())
     }
 
+    /// Whether there is an oldest message and it is away.
+    pub(crate) fn front_is_away(&self) -> bool {
+        self.front().is_none() && !self.is_empty()
+    }
+
     /// Takes the oldest message; None if there is none, or if it is away.
     pub(crate) fn pop(&mut self) -> Option<Entry> {
         let entry = if let Some((_, entry)) = self.returned.pop_first() {
@@ -367,6 +372,14 @@ impl Index {
         let first = runs.next()?;
         let last = runs.last().unwrap_or(first);
         Some((first.first, last.last))
+    }
+
+    /// The first place that is away.
+    pub(crate) fn first_away(&self) -> Option<Seq> {
+        self.behind.iter().find_map(|stretch| match stretch {
+            Stretch::Away(run) => Some(run.first),
+            Stretch::Here(_) => None,
+        })
     }
 
     /// Takes in messages that come back from the log, in order. `delivered_before` is the last
