@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use leveret_core::Input;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -151,12 +150,16 @@ impl Server {
                 "connections did not go when asked to"
             );
         }
-        for shard in self.node.shards.values() {
-            shard.submit(Input::Retire);
-        }
-        let store = Arc::clone(&self.node.store);
+        let node = Arc::clone(&self.node);
         // Writes and syncs, so not on a thread that others need.
-        match tokio::task::spawn_blocking(move || store.close()).await {
+        let closed = tokio::task::spawn_blocking(move || {
+            // What is recorded after the log was closed is forgotten.
+            for shard in node.shards.values() {
+                shard.retire();
+            }
+            node.store.close()
+        });
+        match closed.await {
             Ok(Ok(())) => tracing::info!("stopped"),
             Ok(Err(error)) => tracing::error!(%error, "stopped, but the log could not be closed"),
             Err(error) => tracing::error!(%error, "stopped, but the log could not be closed"),

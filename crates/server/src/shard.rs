@@ -22,6 +22,9 @@ use crate::turnstile::{Rest, Turnstile, lock};
 /// Messages that are freed on the spot; more go to the blocking pool.
 const GARBAGE_INLINE_MAX: usize = 256;
 
+/// Turns until a vhost has retired: about a second of what connections that did not go left behind.
+const RETIRE_TURNS_MAX: usize = 1_000;
+
 /// A vhost.
 pub struct Shard {
     vhost: Arc<str>,
@@ -104,6 +107,14 @@ impl Shard {
             .turnstile
             .run_in_passing(|aftermath| self.clean_up(aftermath));
         self.leave(rest);
+    }
+
+    /// The broker stops: hands that over, and waits until it has been done, with all that was handed
+    /// over before. Not for a thread that others need.
+    pub fn retire(self: &Arc<Self>) {
+        self.turnstile.put(Entry::Other(Input::Retire));
+        self.turnstile
+            .run_out(RETIRE_TURNS_MAX, |aftermath| self.clean_up(aftermath));
     }
 
     /// Counters and totals. Waits for the turn that is going on, so not for the message path.

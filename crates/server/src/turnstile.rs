@@ -100,6 +100,22 @@ impl<M: Machine> Turnstile<M> {
         Rest::Something
     }
 
+    /// Feeds the machine until nothing is left in line, or for so many rounds; waits for whoever is
+    /// at it already. Everything that was put in line before has been done then.
+    pub fn run_out(&self, rounds: usize, mut after: impl FnMut(M::Aftermath)) {
+        for _ in 0..rounds {
+            let mut turn = lock(&self.turn);
+            let Turn { machine, entries } = &mut *turn;
+            self.collect(entries);
+            if entries.is_empty() {
+                return;
+            }
+            let aftermath = machine.turn(entries);
+            drop(turn);
+            after(aftermath);
+        }
+    }
+
     /// Looks at the machine between turns; waits for the one that is going on. What was put in
     /// line meanwhile is still to be done: [`Turnstile::run`] must follow.
     pub fn inspect<R>(&self, look: impl FnOnce(&M) -> R) -> R {
@@ -123,7 +139,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, mpsc};
 
     use super::*;
 
@@ -181,6 +197,45 @@ mod tests {
                 }
             });
         }
+    }
+
+    /// Says that a turn has begun, and goes on when told to.
+    struct Slow {
+        begun: mpsc::Sender<()>,
+        go_on: mpsc::Receiver<()>,
+        seen: Vec<usize>,
+    }
+
+    impl Machine for Slow {
+        type Entry = usize;
+        type Aftermath = ();
+
+        fn turn(&mut self, entries: &mut VecDeque<usize>) {
+            self.begun.send(()).unwrap();
+            self.go_on.recv().unwrap();
+            self.seen.extend(entries.drain(..));
+        }
+    }
+
+    #[test]
+    fn what_is_run_out_has_been_done_by_whomever() {
+        let (begun, has_begun) = mpsc::channel();
+        let (let_go_on, go_on) = mpsc::channel();
+        let seen = Vec::new();
+        let turnstile = Turnstile::new(Slow { begun, go_on, seen });
+        turnstile.put(1);
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| turnstile.run(|()| {}));
+            has_begun.recv().unwrap();
+            turnstile.put(2);
+            assert_eq!(turnstile.run(|()| {}), Rest::Nothing, "somebody is at it");
+            // For both turns, whoever does the second.
+            let_go_on.send(()).unwrap();
+            let_go_on.send(()).unwrap();
+            turnstile.run_out(10, |()| {});
+            assert_eq!(turnstile.inspect(|machine| machine.seen.clone()), [1, 2]);
+            running.join().unwrap();
+        });
     }
 
     #[test]
