@@ -108,6 +108,17 @@ pub fn start_error(folder: &Path, error: &StoreError) -> StartError {
     }
 }
 
+/// The same for what is known of one vhost.
+#[must_use]
+pub fn lead_error(vhost: &str, error: &LogError) -> StartError {
+    let line = format!("cannot recover the vhost '{vhost}': {error}");
+    match error {
+        LogError::Corrupt(_) => StartError::new(line).with_code(EXIT_CORRUPT),
+        // A disk that is full or fails: nothing was read that is wrong.
+        _ => StartError::new(line),
+    }
+}
+
 fn free_bytes_min(folder: &Path) -> u64 {
     let share = statvfs(folder).map(|disk| disk.f_blocks * disk.f_frsize / FREE_SHARE_MIN);
     share.unwrap_or(FREE_BYTES_MIN).min(FREE_BYTES_MIN)

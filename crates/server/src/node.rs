@@ -84,10 +84,7 @@ impl Node {
             let lead = store
                 .lead(vhost, Arc::clone(&listener) as Arc<dyn Watcher>)
                 .and_then(|lead| Ok((lead.log, Broker::recover(options, lead.recovered)?)));
-            let (journal, broker) = lead.map_err(|error| {
-                StartError::new(format!("cannot recover the vhost '{vhost}': {error}"))
-                    .with_code(journal::EXIT_CORRUPT)
-            })?;
+            let (journal, broker) = lead.map_err(|error| journal::lead_error(vhost, &error))?;
             let name = Arc::clone(vhost);
             let shard = Shard::new(broker, name, journal, clock, Arc::clone(&panics));
             listener.attach(&shard);
