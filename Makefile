@@ -54,9 +54,10 @@ bench: ## Measure against the relay, and RabbitMQ if it is installed
 	$(CARGO) run --locked --release -p leveret-perf -- bench $(BENCH_ARGS)
 
 .PHONY: nightly
-nightly: ## Up to 2 hours: known advisories, 100 times the property tests, 5 minutes a fuzz target
+nightly: ## Up to 2 hours: known advisories, 100 times the property tests, 1,000 kills, 5 minutes a fuzz target
 	tools/cargo-deny check advisories
 	PROPTEST_CASES=25600 $(CARGO) test --locked --workspace
+	DURABILITY_KILLS=1000 $(CARGO) test --locked -p leveret --test durability kill -- --nocapture
 	$(MAKE) interop
 	$(MAKE) fuzz FUZZ_SECONDS=300
 
