@@ -234,7 +234,7 @@ mod tests {
             let_go_on.send(()).unwrap();
             turnstile.run_out(10, |()| {});
             assert_eq!(turnstile.inspect(|machine| machine.seen.clone()), [1, 2]);
-            running.join().unwrap();
+            assert_eq!(running.join().unwrap(), Rest::Nothing);
         });
     }
 

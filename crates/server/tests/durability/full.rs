@@ -184,6 +184,7 @@ fn a_full_disk_stops_publishers_and_nobody_else() {
         }
         assert!(unblocked > 0, "by itself");
     });
+    drop(publisher); // it would not answer the goodbye
     process.stop();
 }
 

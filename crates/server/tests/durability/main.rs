@@ -3,6 +3,8 @@
 //! All of it against the real program in directories that outlive it. Cases that need more than
 //! this machine allows (to mount something, or `strace`) say so on standard error and are left out.
 
+#![allow(clippy::unwrap_used)] // what is not there fails the test
+
 #[path = "../common/mod.rs"]
 mod common;
 

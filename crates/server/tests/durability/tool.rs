@@ -57,6 +57,7 @@ fn what_is_damaged_is_found_and_the_rest_is_saved() {
     assert_eq!(count(&mut link), 29);
     publish_confirmed(&mut link, 30..31);
     assert_eq!(count(&mut link), 30);
+    drop(link); // it would not answer the goodbye
     process.stop();
 }
 
