@@ -2,9 +2,10 @@
 //! long backlogs that are paged out and asked back.
 
 use crate::effect::Effects;
+use crate::error::AmqpError;
 use crate::event::Event;
 use crate::ids::{Lsn, Mono, QueueId, Seq};
-use crate::log::{Fetch, Fetched};
+use crate::log::{Fetch, Fetched, LogError};
 use crate::record::Fact;
 use crate::timer::Timer;
 use crate::vhost::Vhost;
@@ -18,6 +19,9 @@ const KEPT_BYTES_SHORT: usize = 64 << 10;
 
 /// How long after a failed read it is tried again, in milliseconds.
 const FETCH_AGAIN_MS: u64 = 1_000;
+
+/// Reads that may fail in a row before `basic.get` waits no longer.
+const FETCHES_WAITED_FOR: u32 = 3;
 
 impl Vhost {
     /// Asks for what the queue's consumers will need soon: the next mark, and messages that are
@@ -182,7 +186,8 @@ impl Vhost {
             return;
         };
         queue.logged.fetching = false;
-        self.work += fetched.messages.len() as u64;
+        let came = fetched.messages.len();
+        self.work += came as u64;
         self.metrics.paged_in += fetched.messages.len() as u64;
         let (delivered_before, ttl_ms) = (queue.logged.delivered_before, queue.rules.ttl_ms);
         let deadline = |(seq, message): &(Seq, _)| Some((*seq, self.deadline(ttl_ms, message)?));
@@ -201,7 +206,18 @@ impl Vhost {
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
-        if let Some(error) = fetched.error {
+        let nothing = here.is_empty() && came == 0 && queue.index.front_is_away();
+        let error = fetched.error.or_else(|| {
+            nothing.then(|| LogError::Corrupt("the log has not what was asked for".to_owned()))
+        });
+        if let Some(error) = error {
+            queue.logged.failed_fetches += 1;
+            if queue.logged.failed_fetches >= FETCHES_WAITED_FOR {
+                self.refuse_getters(id, &error, fx);
+            }
+            let Some(queue) = self.queues.get_mut(id) else {
+                return;
+            };
             // The queue stands still; everything else goes on.
             fx.events.push(Event::FetchFailed {
                 queue: queue.name.clone(),
@@ -210,12 +226,30 @@ impl Vhost {
             queue.logged.fetching = true;
             self.timers
                 .set(self.now.mono.plus_ms(FETCH_AGAIN_MS), Timer::FetchAgain(id));
+        } else {
+            queue.logged.failed_fetches = 0;
         }
         self.pump(id, fx);
         if self.queues.get(id).is_some_and(|q| q.rules.limits_length()) {
             self.drop_excess(id, fx);
         }
         self.wake_getters(id);
+    }
+
+    /// What `basic.get` waits for cannot be read: its channels are told, and wait no longer.
+    fn refuse_getters(&mut self, id: QueueId, error: &LogError, fx: &mut Effects) {
+        let Some(queue) = self.queues.get_mut(id) else {
+            return;
+        };
+        for key in std::mem::take(&mut queue.logged.waiting) {
+            if let Some(channel) = self.channels.get(key) {
+                let (connection, number) = (channel.connection, channel.number);
+                let error = AmqpError::precondition_failed(format_args!(
+                    "a message cannot be read from the log: {error}"
+                ));
+                self.refuse(connection, number, error, fx);
+            }
+        }
     }
 
     /// A read had failed: it is tried again.

@@ -15,6 +15,7 @@ use crate::message::Message;
 use crate::queue::index::Entry;
 use crate::queue::rules::DeadLetterTo;
 use crate::record::{Fact, Places};
+use crate::timer::Timer;
 use crate::vhost::Vhost;
 
 /// Why a message left its queue.
@@ -29,6 +30,16 @@ pub(crate) enum Reason {
     /// Its deliveries failed too often.
     DeliveryLimit,
 }
+
+/// Most deaths that a message remembers: they travel with it, in one frame.
+const DEATHS_MAX: usize = 100;
+
+/// Most deaths that wait to be carried out. More come of few only where full queues pass their
+/// messages to each other in ever new orders; what is beyond is dropped.
+const WAITING_MAX: usize = 10_000;
+
+/// Deaths that are carried out in one go.
+const BURIED_AT_ONCE: usize = 1_000;
 
 impl Reason {
     /// As it stands in `x-death`.
@@ -63,13 +74,16 @@ impl Vhost {
         let kept = queue.keeps(&entry.message);
         let place = kept.then_some((queue.logged.number, entry.seq));
         match &queue.rules.dead_letter {
-            Some(to) => self.deaths.push_back(Death {
-                queue: Arc::clone(&queue.name),
-                place,
-                to: to.clone(),
-                message: entry.message,
-                reason,
-            }),
+            Some(to) => {
+                let death = Death {
+                    queue: Arc::clone(&queue.name),
+                    place,
+                    to: to.clone(),
+                    message: entry.message,
+                    reason,
+                };
+                self.note_death(death, fx);
+            }
             None => {
                 if let Some((queue, seq)) = place {
                     self.record(Fact::Settled { queue, seq }, fx);
@@ -79,25 +93,63 @@ impl Vhost {
     }
 
     /// A message that never got into a queue is dead-lettered by it.
-    pub(crate) fn die_outside(&mut self, id: QueueId, message: Message, reason: Reason) {
+    pub(crate) fn die_outside(
+        &mut self,
+        id: QueueId,
+        message: Message,
+        reason: Reason,
+        fx: &mut Effects,
+    ) {
         if let Some(queue) = self.queues.get(id)
             && let Some(to) = &queue.rules.dead_letter
         {
-            self.deaths.push_back(Death {
+            let death = Death {
                 queue: Arc::clone(&queue.name),
                 place: None,
                 to: to.clone(),
                 message,
                 reason,
-            });
+            };
+            self.note_death(death, fx);
         }
     }
 
-    /// Carries out all deaths that were noted.
+    /// Carries out the deaths that were noted; if they are very many, the rest a moment later.
     #[inline]
     pub(crate) fn bury(&mut self, fx: &mut Effects) {
-        while let Some(death) = self.deaths.pop_front() {
+        if !self.deaths.is_empty() {
+            self.bury_some(fx);
+        }
+    }
+
+    fn bury_some(&mut self, fx: &mut Effects) {
+        for _ in 0..BURIED_AT_ONCE {
+            let Some(death) = self.deaths.pop_front() else {
+                return;
+            };
             self.bury_one(death, fx);
+        }
+        if !self.deaths.is_empty() && !self.burying {
+            self.burying = true;
+            self.timers.set(self.now.mono, Timer::Bury);
+        }
+    }
+
+    /// The rest of very many deaths.
+    pub(crate) fn bury_rest(&mut self, fx: &mut Effects) {
+        self.burying = false;
+        self.bury(fx);
+    }
+
+    /// Notes a death, unless far too many wait.
+    fn note_death(&mut self, death: Death, fx: &mut Effects) {
+        if self.deaths.len() < WAITING_MAX {
+            self.deaths.push_back(death);
+            return;
+        }
+        self.metrics.dead_letters_dropped += 1;
+        if let Some((queue, seq)) = death.place {
+            self.record(Fact::Settled { queue, seq }, fx);
         }
     }
 
@@ -122,7 +174,7 @@ impl Vhost {
             name.is_some_and(|name| !letter.deaths.would_cycle(name))
         });
         self.metrics.dead_letter_cycles += (before - self.router.queues.len()) as u64;
-        self.refuse_overflow(&letter.message);
+        self.refuse_overflow(&letter.message, fx);
         self.metrics.dead_lettered += 1;
         let queues = std::mem::take(&mut self.router.queues);
         self.record_letter(settled, &letter.message, &queues, fx);
@@ -250,6 +302,7 @@ impl Deaths {
             table.insert("original-expiration", FieldValue::LongString(expiration));
         }
         self.0.insert(0, table);
+        self.0.truncate(DEATHS_MAX);
     }
 
     fn write(&self, headers: &mut FieldTable, death: &Death) {

@@ -48,7 +48,7 @@ impl Vhost {
         {
             self.await_deadline(id, seq);
             if self.has_expired(id) {
-                self.expire_messages(id, usize::MAX, fx); // no consumer took it at once
+                self.expire_messages(id, fx); // no consumer took it at once
             }
         }
         if limited {
@@ -63,7 +63,10 @@ impl Vhost {
     /// turn it is leaves the ring until something changes for it.
     pub(crate) fn pump(&mut self, id: QueueId, fx: &mut Effects) {
         if self.has_expired(id) {
-            self.expire_messages(id, usize::MAX, fx);
+            self.expire_messages(id, fx);
+            if self.has_expired(id) {
+                return; // the timer sees to the rest, and then to the consumers
+            }
         }
         let Some(queue) = self.queues.get_mut(id) else {
             return;
@@ -145,13 +148,11 @@ impl Vhost {
                     at: self.now.mono,
                 };
                 channel.unacked.push(delivery_tag, delivery);
-                if channel.timer.is_none() {
-                    let limit = queue.rules.consumer_timeout_ms;
-                    let limit = limit.unwrap_or(self.limits.consumer_timeout_ms);
-                    channel.timer =
-                        self.timers
-                            .for_unsettled(self.now.mono, limit, consumer.channel);
-                }
+                let limit = queue.rules.consumer_timeout_ms;
+                let limit = limit.unwrap_or(self.limits.consumer_timeout_ms);
+                let due = self.now.mono.plus_ms(limit);
+                let timer = &mut channel.timer;
+                self.timers.look_at_unsettled(timer, due, consumer.channel);
                 message
             };
             let message = if failures > 0 {

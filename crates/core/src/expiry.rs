@@ -46,14 +46,15 @@ impl Vhost {
             && let Some(deadlines) = &mut queue.deadlines
         {
             deadlines.timer = None;
-            self.expire_messages(id, EXPIRED_PER_TIMER, fx);
+            self.expire_messages(id, fx);
+            self.pump(id, fx);
         }
     }
 
     /// Gets rid of messages whose time has come, at most so many; the timer sees to the rest.
-    pub(crate) fn expire_messages(&mut self, id: QueueId, most: usize, fx: &mut Effects) {
+    pub(crate) fn expire_messages(&mut self, id: QueueId, fx: &mut Effects) {
         let now = self.now.mono;
-        for _ in 0..most {
+        for _ in 0..EXPIRED_AT_ONCE {
             let Some(queue) = self.queues.get_mut(id) else {
                 return;
             };
@@ -104,8 +105,8 @@ impl Vhost {
     }
 }
 
-/// Messages that one timer gets rid of before others have their turn.
-const EXPIRED_PER_TIMER: usize = 1_024;
+/// Messages that go before others have their turn.
+const EXPIRED_AT_ONCE: usize = 1_024;
 
 /// The property, which was checked when the message came in.
 fn expiration_ms(message: &Message) -> Option<u64> {

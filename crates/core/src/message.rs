@@ -139,7 +139,11 @@ impl Message {
                 priority: self.0[9],
             },
         };
-        Self::build(&mut Vec::new(), exchange, routing_key, &header, self.body())
+        let mut message = Self::build(&mut Vec::new(), exchange, routing_key, &header, self.body());
+        if let Some(block) = Arc::get_mut(&mut message.0) {
+            block[8] = delivery_mode; // with our own mark, which is taken off what clients send
+        }
+        message
     }
 
     /// Name of the exchange it was published to.
@@ -326,7 +330,7 @@ fn write_head(block: &mut Vec<u8>, exchange: &str, routing_key: &str, header: &C
     head[0..2].copy_from_slice(&header.flags.to_le_bytes());
     head[2..6].copy_from_slice(&properties_len.to_le_bytes());
     head[6..8].copy_from_slice(&address_len.to_le_bytes());
-    head[8] = header.summary.delivery_mode;
+    head[8] = header.summary.delivery_mode & !DIED;
     head[9] = header.summary.priority;
     block.reserve(HEAD + usize::from(address_len) + header.raw.len());
     block.extend_from_slice(&head);
@@ -338,8 +342,11 @@ fn write_head(block: &mut Vec<u8>, exchange: &str, routing_key: &str, header: &C
 }
 
 fn cut(name: &str) -> &[u8] {
-    let bytes = name.as_bytes();
-    bytes.get(..255).unwrap_or(bytes)
+    let mut end = name.len().min(255);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    &name.as_bytes()[..end]
 }
 
 fn text(bytes: &[u8]) -> &str {

@@ -12,7 +12,7 @@ use crate::vhost::Vhost;
 impl Vhost {
     /// Takes the queues out of `router.queues` that say no to a message. Returns whether there were
     /// any.
-    pub(crate) fn refuse_overflow(&mut self, message: &Message) -> bool {
+    pub(crate) fn refuse_overflow(&mut self, message: &Message, fx: &mut Effects) -> bool {
         let full = |queue: &Queue| {
             queue.rules.overflow != Overflow::DropHead
                 && queue.rules.limits_length()
@@ -34,7 +34,7 @@ impl Vhost {
             let dead_letters =
                 |queue: &Queue| queue.rules.overflow == Overflow::RejectPublishDeadLetter;
             if self.queues.get(id).is_some_and(dead_letters) {
-                self.die_outside(id, message.clone(), Reason::MaxLength);
+                self.die_outside(id, message.clone(), Reason::MaxLength, fx);
             }
         }
         true

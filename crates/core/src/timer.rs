@@ -15,6 +15,8 @@ pub(crate) enum Timer {
     MessageExpiry(QueueId),
     /// Deliveries of a channel may have gone unsettled for too long.
     Unsettled(ChannelKey),
+    /// Deaths wait to be carried out.
+    Bury,
     /// A read from the log had failed and is to be tried again.
     FetchAgain(QueueId),
 }
@@ -81,6 +83,7 @@ impl Vhost {
                 Timer::QueueExpiry(queue) => self.expire_queue(queue, fx),
                 Timer::MessageExpiry(queue) => self.message_timer(queue, fx),
                 Timer::Unsettled(channel) => self.check_unsettled(channel, fx),
+                Timer::Bury => self.bury_rest(fx),
                 Timer::FetchAgain(queue) => self.fetch_again(queue, fx),
             }
         }

@@ -47,9 +47,9 @@ impl Vhost {
                 self.refuse(id, number, error, fx);
             }
             Some((end, _)) => {
-                let wait = end.0.saturating_sub(now.0).max(INTERVAL_MS);
+                let due = end.max(now.plus_ms(INTERVAL_MS));
                 if let Some(channel) = self.channels.get_mut(key) {
-                    channel.timer = self.timers.for_unsettled(now, wait, key);
+                    self.timers.look_at_unsettled(&mut channel.timer, due, key);
                 }
             }
             None => {}
@@ -58,13 +58,19 @@ impl Vhost {
 }
 
 impl Timers {
-    /// Has a channel's deliveries looked at after this time, unless that is for ever.
-    pub(crate) fn for_unsettled(
+    /// Has a channel's deliveries looked at then, unless they will be before, or that is never.
+    pub(crate) fn look_at_unsettled(
         &mut self,
-        now: Mono,
-        ms: u64,
+        timer: &mut Option<(Mono, TimerKey)>,
+        due: Mono,
         key: ChannelKey,
-    ) -> Option<TimerKey> {
-        (ms < u64::MAX).then(|| self.set(now.plus_ms(ms), Timer::Unsettled(key)))
+    ) {
+        if timer.is_some_and(|(at, _)| at <= due) || due == Mono(u64::MAX) {
+            return;
+        }
+        if let Some((_, later)) = timer.take() {
+            self.cancel(later);
+        }
+        *timer = Some((due, self.set(due, Timer::Unsettled(key))));
     }
 }

@@ -88,6 +88,8 @@ pub(crate) struct Vhost {
     pub(crate) getters: Vec<ChannelKey>,
     /// Messages to be dead-lettered before the turn ends.
     pub(crate) deaths: VecDeque<Death>,
+    /// A timer runs for the rest of them.
+    pub(crate) burying: bool,
     /// Queues whose next mark waits for the log, or that have something to page out.
     pub(crate) logging: Vec<QueueId>,
     /// The resource alarm that is on, as shown to clients.
@@ -126,6 +128,7 @@ impl Vhost {
             awaiting_log: AwaitingLog::default(),
             getters: Vec::new(),
             deaths: VecDeque::new(),
+            burying: false,
             logging: Vec::new(),
             alarm: None,
             random,
@@ -227,7 +230,7 @@ impl Vhost {
             return;
         };
         self.metrics.channels_closed += 1;
-        if let Some(timer) = channel.timer.take() {
+        if let Some((_, timer)) = channel.timer.take() {
             self.timers.cancel(timer);
         }
         if let Some(parked) = channel.parked.take() {

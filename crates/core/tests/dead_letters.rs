@@ -359,3 +359,70 @@ fn a_chain_of_full_queues_ends() {
     assert_eq!(t.bodies("q0"), ["199"]);
     assert_eq!(t.bodies("q49"), ["150"]);
 }
+
+#[test]
+fn a_delivery_mode_that_nobody_may_send_means_nothing() {
+    let (mut t, ch) = queue([("x-message-ttl", 10.into())]);
+    let mut forged = FieldTable::default();
+    forged.insert("queue", "dead");
+    forged.insert("reason", "expired");
+    let forged = FieldValue::Array(vec![FieldValue::Table(forged)]);
+    let properties = Properties {
+        delivery_mode: Some(0x82),
+        ..headers([("x-death", forged)])
+    };
+    t.publish_with(ch, message_with("", "q", properties, "m"), false);
+    t.pass_ms(10);
+    let message = fetch(&mut t, ch, "dead");
+    assert_eq!(deaths(&message), [r#"q expired 1 "" ["q"]"#]);
+}
+
+/// Each full queue passes its oldest message to all others: of one publish come more deaths than
+/// there are atoms.
+#[test]
+fn full_queues_that_pass_everything_on_do_not_stop_the_vhost() {
+    let mut t = BrokerTest::new();
+    let ch = t.client();
+    t.checked = false;
+    t.exchange(ch, "all", "fanout");
+    for n in 0..14 {
+        let arguments = [
+            ("x-max-length", 1.into()),
+            ("x-dead-letter-exchange", "all".into()),
+        ];
+        let name = format!("q{n}");
+        t.method(ch, queue_declare_with(&name, arguments));
+        t.bind(ch, "all", "", &name);
+    }
+    t.heard(ch);
+    t.publish_to(ch, "all", "", "first");
+    let before = t.broker.work();
+    t.publish_to(ch, "all", "", "second");
+    assert!(t.broker.work() - before < 100_000, "one turn is bounded");
+    for _ in 0..10 {
+        t.pass_ms(1);
+    }
+    t.publish(ch, "q0", "life goes on");
+    assert_eq!(t.bodies("q0").len(), 1);
+}
+
+#[test]
+fn a_routing_key_that_is_too_long_is_cut_between_characters() {
+    let mut t = BrokerTest::new();
+    let ch = t.client();
+    let key = "\u{e9}".repeat(200);
+    let arguments = [
+        ("x-dead-letter-exchange", "amq.fanout".into()),
+        ("x-dead-letter-routing-key", key.as_str().into()),
+    ];
+    t.method(ch, queue_declare_with("q", arguments));
+    t.queue(ch, "dead");
+    t.bind(ch, "amq.fanout", "", "dead");
+    t.heard(ch);
+    t.publish(ch, "q", "m");
+    t.get(ch, "q");
+    t.discard(ch, 1);
+    let message = fetch(&mut t, ch, "dead");
+    assert_eq!(message.routing_key(), "\u{e9}".repeat(127));
+    assert!(Message::from_block(message.block()).is_some());
+}

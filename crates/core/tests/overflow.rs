@@ -126,3 +126,17 @@ fn what_is_refused_can_be_dead_lettered() {
     assert_eq!(t.heard(ch), ["confirm 1", "basic.nack 2"]);
     assert_eq!(t.bodies("dead"), ["b"]);
 }
+
+#[test]
+fn a_transaction_that_a_full_queue_refuses_is_told_so() {
+    let rejecting = [
+        ("x-max-length", 1.into()),
+        ("x-overflow", "reject-publish".into()),
+    ];
+    let (mut t, ch) = queue(rejecting);
+    t.tx_select(ch);
+    t.publish_all(ch, "q", ["a", "b"]);
+    t.tx_commit(ch);
+    t.expect_close(ch, 406, "PRECONDITION_FAILED - partial tx completion");
+    assert_eq!(t.bodies("q"), ["a"]);
+}

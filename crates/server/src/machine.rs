@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use leveret_core::log::Log;
 use leveret_core::{
-    Broker, Command, ConnectionId, Effects, Event, Input, Message, Now, Outbound, Peer,
+    Broker, Command, ConnectionId, Effects, Event, Input, Lsn, Message, Now, Outbound, Peer,
 };
 use slotmap::{SecondaryMap, SlotMap};
 use tokio::sync::Notify;
@@ -48,6 +48,9 @@ pub(crate) struct Vhost {
     log: Box<dyn Log>,
     /// Octets of requests that are done and not yet credited, because the log is behind.
     withheld: Vec<(ConnectionId, usize)>,
+    /// The last record that the log was given, and the last it has reported safe.
+    appended: Lsn,
+    safe: Lsn,
     ids: Arc<Mutex<SlotMap<ConnectionId, ()>>>,
     timer: Arc<Timer>,
     clock: Clock,
@@ -148,6 +151,8 @@ impl Vhost {
             clients: SecondaryMap::new(),
             log,
             withheld: Vec::new(),
+            appended: Lsn(0),
+            safe: Lsn(0),
             ids,
             timer,
             clock,
@@ -206,8 +211,13 @@ impl Vhost {
             Entry::Other(input) => {
                 // The log has come further, or is full, in which case an alarm stops whoever
                 // publishes, and the others are to go on.
-                if matches!(input, Input::Durable(_) | Input::Alarm(_)) {
-                    self.credit();
+                match input {
+                    Input::Durable(lsn) => {
+                        self.safe = lsn;
+                        self.credit();
+                    }
+                    Input::Alarm(_) => self.credit(),
+                    _ => {}
                 }
                 self.handle(now, None, input);
             }
@@ -228,7 +238,9 @@ impl Vhost {
         }
         let client = self.clients.get_mut(id)?;
         if batch.commands.len() == 0 || client.failed {
-            if self.log.is_behind() && !client.failed {
+            // Only while something of this vhost is on its way, whose arrival gives it back.
+            let on_its_way = !self.fx.records.is_empty() || self.appended > self.safe;
+            if on_its_way && self.log.is_behind() && !client.failed {
                 self.withheld.push((id, batch.bytes));
             } else {
                 client.link.processed(batch.bytes);
@@ -286,7 +298,8 @@ impl Vhost {
 
     /// Does what the core wants done.
     fn dispatch(&mut self, now: Now) -> Aftermath {
-        while !self.fx.records.is_empty() {
+        while let Some(last) = self.fx.records.last() {
+            self.appended = last.lsn;
             let Some(durable) = self.log.append(&mut self.fx.records) else {
                 break;
             };

@@ -253,8 +253,13 @@ impl VhostLog for Pile {
 
     fn is_behind(&self) -> bool {
         // While there is no room, other means stop publishers, and the rest has to go on.
-        let metrics = &self.shared.metrics;
-        self.shared.staged_bytes.load(Relaxed) > STAGED_BYTES_MAX && metrics.full.load(Relaxed) == 0
+        let is_full = self.shared.metrics.full.load(Relaxed) != 0;
+        let most = if is_full {
+            4 * STAGED_BYTES_MAX
+        } else {
+            STAGED_BYTES_MAX
+        };
+        self.shared.staged_bytes.load(Relaxed) > most
     }
 
     fn fetch(&mut self, fetch: Fetch) {
@@ -462,8 +467,9 @@ impl<D: Disk> Committer<D> {
             Ok(()) => {
                 self.log.sync()?;
                 self.shared.metrics.records.fetch_add(records, Relaxed);
-                self.report_durable();
+                // First, or a turn that the report sets off would find the log behind for nothing.
                 self.clear_batch();
+                self.report_durable();
                 Ok(())
             }
             Err(StoreError::Full) => self.relieve(),

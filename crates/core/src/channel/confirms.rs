@@ -38,7 +38,11 @@ impl Confirms {
         if let Some((last, _)) = self.waiting.back_mut() {
             *last = self.last;
         }
-        self.refused.push_back(self.last);
+        if self.confirmed + 1 == self.last {
+            self.confirmed = self.last; // nothing before it that is still to be confirmed
+        } else {
+            self.refused.push_back(self.last);
+        }
         self.last
     }
 
@@ -76,6 +80,20 @@ impl Confirms {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_refused_leaves_nothing_behind() {
+        let mut confirms = Confirms::default();
+        for number in 1..=1_000 {
+            assert_eq!(confirms.reject(), number);
+        }
+        assert!(confirms.refused.is_empty());
+        assert_eq!(confirms.take_due(Lsn(0)), None);
+        confirms.publish(Lsn(1), Lsn(0));
+        assert_eq!(confirms.reject(), 1_002);
+        assert_eq!(confirms.take_due(Lsn(1)), Some((1_001, 1)));
+        assert!(confirms.refused.is_empty());
+    }
 
     #[test]
     fn confirms_follow_the_log_in_order() {

@@ -12,7 +12,7 @@ use leveret_wheel::TimerKey;
 use crate::channel::confirms::Confirms;
 use crate::channel::transaction::Transaction;
 use crate::channel::unacked::Unacked;
-use crate::ids::{ConnectionId, ConsumerKey};
+use crate::ids::{ConnectionId, ConsumerKey, Mono};
 use crate::parked::Parked;
 use crate::router::Memo;
 
@@ -40,7 +40,7 @@ pub(crate) struct Channel {
     pub(crate) memo: Option<Memo>,
     pub(crate) reply: Option<ReplyConsumer>,
     /// Runs for deliveries that may not be settled in time.
-    pub(crate) timer: Option<TimerKey>,
+    pub(crate) timer: Option<(Mono, TimerKey)>,
     /// It waits, and this with it.
     pub(crate) parked: Option<Box<Parked>>,
     /// It stands in the vhost's list of channels with confirms to look at.

@@ -11,6 +11,8 @@ use crate::message::Message;
 pub(crate) struct Transaction {
     pub(crate) publishes: Vec<TxPublish>,
     pub(crate) settles: Vec<TxSettle>,
+    /// What the publishes hold in memory, in octets.
+    pub(crate) bytes: usize,
 }
 
 #[derive(Debug)]

@@ -251,8 +251,8 @@ impl Vhost {
         let id = self.find_queue(&name)?;
         self.check_lock(from, id)?;
         self.touch_queue(id);
-        if self.has_expired(id) {
-            self.expire_messages(id, usize::MAX, fx);
+        while self.has_expired(id) {
+            self.expire_messages(id, fx);
         }
         if self.queues.get(id).is_some_and(Queue::is_stalled) {
             // Nothing is to be had before the log has said something.
@@ -313,11 +313,11 @@ impl Vhost {
                     at: self.now.mono,
                 },
             );
-            if channel.timer.is_none() {
-                let limit = queue.rules.consumer_timeout_ms;
-                let limit = limit.unwrap_or(self.limits.consumer_timeout_ms);
-                channel.timer = self.timers.for_unsettled(self.now.mono, limit, from.key);
-            }
+            let limit = queue.rules.consumer_timeout_ms;
+            let limit = limit.unwrap_or(self.limits.consumer_timeout_ms);
+            let due = self.now.mono.plus_ms(limit);
+            self.timers
+                .look_at_unsettled(&mut channel.timer, due, from.key);
         }
         let ok = Outbound::GetOk {
             channel: from.number,

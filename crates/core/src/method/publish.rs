@@ -33,6 +33,10 @@ const COPIES_MAX: usize = 256;
 /// Longest routing key, in octets: what a short string holds.
 const ROUTING_KEY_MAX: usize = 255;
 
+/// Most that the publishes of one transaction hold until it is committed, in octets: they are one
+/// record of the log.
+const TRANSACTION_BYTES_MAX: usize = 1 << 30;
+
 /// What became of a message that was published.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Fate {
@@ -110,6 +114,12 @@ impl Vhost {
         channel.memo = memo;
         if let Mode::Tx(tx) = &mut channel.mode {
             let queues = self.router.queues.clone();
+            tx.bytes += message.memory_bytes() + queues.len() * size_of::<QueueId>();
+            if tx.bytes > TRANSACTION_BYTES_MAX {
+                return Err(AmqpError::precondition_failed(format_args!(
+                    "transaction of more than {TRANSACTION_BYTES_MAX} octets"
+                )));
+            }
             tx.publishes.push(TxPublish {
                 message,
                 mandatory,
@@ -164,7 +174,7 @@ impl Vhost {
             self.unroutable(from, mandatory, message, fx);
             return Fate::Kept(due);
         }
-        let refused = self.refuse_overflow(&message);
+        let refused = self.refuse_overflow(&message, fx);
         let queues = std::mem::take(&mut self.router.queues);
         if !queues.is_empty() {
             self.metrics.routed += queues.len() as u64;

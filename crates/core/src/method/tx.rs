@@ -7,6 +7,7 @@ use crate::channel::transaction::Transaction;
 use crate::connection::Origin;
 use crate::effect::Effects;
 use crate::error::AmqpError;
+use crate::method::publish::Fate;
 use crate::record::Fact;
 use crate::vhost::Vhost;
 
@@ -36,18 +37,21 @@ impl Vhost {
     /// the answer waits for it to be safe.
     ///
     /// # Errors
-    /// `PRECONDITION_FAILED`: the channel is not transactional.
+    /// `PRECONDITION_FAILED`: the channel is not transactional; or a queue that is full refused a
+    /// message, while everything else holds.
     pub(super) fn tx_commit(&mut self, from: Origin, fx: &mut Effects) -> Result<(), AmqpError> {
         let tx = self.take_transaction(from)?;
         let first = fx.records.len();
         let lsn = self.lsn;
+        let mut refused = false;
         for publish in tx.publishes {
             self.router.queues = publish.queues;
             // A queue may be gone since; then the others get it, or nobody does.
             self.router
                 .queues
                 .retain(|&queue| self.queues.contains_key(queue));
-            self.distribute(from, publish.mandatory, publish.message, fx);
+            let fate = self.distribute(from, publish.mandatory, publish.message, fx);
+            refused |= fate == Fate::Refused;
         }
         for settle in tx.settles {
             self.settle(from.key, settle.deliveries, settle.outcome, fx);
@@ -63,9 +67,14 @@ impl Vhost {
             self.lsn = lsn;
             let due = self.record(Fact::Together(facts), fx);
             self.folded_into(due);
-            self.answer(from, due, TxCommitOk {}, fx);
-        } else {
+            if !refused {
+                self.answer(from, due, TxCommitOk {}, fx);
+            }
+        } else if !refused {
             fx.method(from.connection, from.number, TxCommitOk {});
+        }
+        if refused {
+            return Err(AmqpError::precondition_failed("partial tx completion"));
         }
         Ok(())
     }

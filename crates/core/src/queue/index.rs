@@ -122,8 +122,8 @@ impl Index {
         self.unreturned_bytes
     }
 
-    /// Octets of the bodies of all messages. Of those that were away at the start of the broker, it
-    /// is what the log reckons they take.
+    /// Octets of the bodies of all messages. Of those that are away, it is what they would hold in
+    /// memory, which is somewhat more.
     pub(crate) fn body_bytes(&self) -> usize {
         self.body_bytes
     }
@@ -319,6 +319,8 @@ impl Index {
             if entry.seq <= through && entry.message.is_persistent() && !own_time {
                 self.bytes -= entry.message.memory_bytes();
                 self.unreturned_bytes -= entry.message.memory_bytes();
+                // As the log reckons it from here on, which is somewhat more.
+                self.body_bytes += entry.message.memory_bytes() - entry.message.body_len();
                 self.add_away(entry.seq, entry.message.memory_bytes() as u64);
                 gone.push(entry.message);
             } else {
@@ -408,6 +410,8 @@ impl Index {
             self.drop_first_away(seq);
             self.bytes += bytes;
             self.unreturned_bytes += bytes;
+            let reckoned = bytes - message.body_len();
+            self.body_bytes = self.body_bytes.saturating_sub(reckoned);
             self.fresh.push_back(Entry {
                 message,
                 seq,
@@ -508,6 +512,17 @@ impl Index {
         let unreturned = memory_of(fresh.chain(&behind));
         assert_eq!(unreturned, self.unreturned_bytes);
         assert_eq!(memory_of(self.returned.values()) + unreturned, self.bytes);
+        let here = self
+            .returned
+            .values()
+            .chain(self.fresh.iter())
+            .chain(&behind);
+        let bodies: usize = here
+            .filter(|entry| !entry.is_gap())
+            .map(|entry| entry.message.body_len())
+            .sum();
+        assert!(bodies <= self.body_bytes);
+        assert!(self.away > 0 || bodies == self.body_bytes);
         assert_eq!(behind.len(), self.behind_here);
         assert_eq!(self.seqs().count(), self.len());
         if self.fresh.is_empty() {

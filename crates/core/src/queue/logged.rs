@@ -27,6 +27,8 @@ pub(crate) struct Logged {
     pub(crate) page_out: Option<(Lsn, Seq)>,
     /// What it must hold in memory before it is paged out again, in octets.
     pub(crate) page_out_from: usize,
+    /// Times in a row that they could not be read.
+    pub(crate) failed_fetches: u32,
     /// Messages were asked back and have not come yet.
     pub(crate) fetching: bool,
     /// Channels whose `basic.get` waits for a message that is not to be had right now.
@@ -44,6 +46,7 @@ impl Logged {
             delivered_before: Seq(0),
             page_out: None,
             page_out_from: 0,
+            failed_fetches: 0,
             fetching: false,
             waiting: Vec::new(),
         }
