@@ -8,7 +8,7 @@ use crate::checkpoint::{self, Needed};
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::format::{Position, put_varint};
-use crate::log::{Log, lock};
+use crate::log::{Log, lock, own_bound};
 use crate::record::{Publish, What, kind, put_publish, put_start};
 use crate::room::Spare;
 use crate::segment::{Entries, free_name, log_name, read_body, read_heads};
@@ -183,7 +183,7 @@ impl<D: Disk> Log<D> {
         let part_bytes = usize::try_from(self.room.capacity() / 2).unwrap_or(usize::MAX);
         let part_bytes = part_bytes.clamp(64, checkpoint::PART);
         let parts = bytes.chunks(part_bytes).count();
-        let mut first = None;
+        let mut written = Vec::new();
         for (index, part) in bytes.chunks(part_bytes).enumerate() {
             let mut head = Vec::new();
             put_start(&mut head, kind::CHECKPOINT, 0, 0);
@@ -191,12 +191,23 @@ impl<D: Disk> Log<D> {
             put_varint(&mut head, index as u64);
             head.push(u8::from(index + 1 == parts));
             put_varint(&mut head, part.len() as u64);
+            written.push((head, part));
+        }
+        // All of it or nothing: half a checkpoint only takes room.
+        let bounds = written
+            .iter()
+            .map(|(head, part)| own_bound(head, Some(part)));
+        let bounds: Vec<_> = bounds.collect();
+        self.prepare(&bounds, true)?;
+        let mut first = None;
+        for (head, part) in written {
             let place = self.write_own(&head, Some(part), true)?;
             first.get_or_insert(Position {
                 segment: place.segment,
                 offset: place.offset,
             });
         }
+        self.put_back()?;
         self.flush()?;
         self.sync_files()?;
         self.keeper.checkpoint = first;
@@ -204,6 +215,31 @@ impl<D: Disk> Log<D> {
         self.keeper.written = 0;
         self.keeper.freed = empty;
         Ok(())
+    }
+
+    /// After a start with too few files in reserve: every start takes one for its first segment, so
+    /// those segments of the starts before in which nothing lives are freed before anything else,
+    /// with the last file if need be.
+    pub(crate) fn regain(&mut self) -> Result<(), StoreError> {
+        match self.room.make_reserve() {
+            Err(StoreError::Full) if self.has_empty() => {}
+            Err(StoreError::Full) => return Ok(()),
+            made => return made,
+        }
+        match self.checkpoint() {
+            Err(StoreError::Full) => return Ok(()),
+            made => made?,
+        }
+        while let Some(number) = self.keeper.freed.pop() {
+            self.give_away(number)?;
+        }
+        Ok(())
+    }
+
+    fn has_empty(&self) -> bool {
+        let shared = lock(&self.shared);
+        let mut segments = shared.state.segments.values();
+        segments.any(|segment| segment.is_sealed && segment.copies == 0)
     }
 
     /// The segment that is best compacted, if it is worth it: less than half of it lives, and of

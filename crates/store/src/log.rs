@@ -134,13 +134,18 @@ impl<D: Disk> Log<D> {
             room.give(spare)
                 .map_err(|error| StoreError::io(format!("remove {}", free_name(number)), &error))?;
         }
-        for number in recovery.unneeded {
-            disk.remove(&log_name(number))
-                .map_err(|error| StoreError::io(format!("remove {}", log_name(number)), &error))?;
+        for (number, bytes) in recovery.unneeded {
+            let spare = Spare {
+                number,
+                file: None,
+                bytes,
+            };
+            disk.rename(&log_name(number), &free_name(number))
+                .and_then(|()| room.give(spare))
+                .map_err(|error| StoreError::io(format!("free {}", log_name(number)), &error))?;
         }
         let synced = disk.sync_dir();
         synced.map_err(|error| StoreError::io("sync the directory", &error))?;
-        room.make_reserve()?;
         let cut = recovery.torn.map(|(end, bytes)| Cut {
             file: log_name(end.segment),
             offset: u64::from(end.offset),
@@ -148,7 +153,7 @@ impl<D: Disk> Log<D> {
         });
         let segments = recovery.state.segments.len() as u64;
         let messages = recovery.state.messages();
-        let log = Self {
+        let mut log = Self {
             disk,
             options,
             shared: Arc::new(Mutex::new(Shared {
@@ -169,6 +174,7 @@ impl<D: Disk> Log<D> {
             keeper: Keeper::new(recovery.checkpoint),
             counts: Counts::default(),
         };
+        log.regain()?;
         Ok(Opened {
             log,
             cut,
@@ -315,6 +321,10 @@ impl<D: Disk> Log<D> {
     }
 
     fn write_plan(&mut self, plan: &Plan, staged: &[Staged]) -> Result<(), StoreError> {
+        if !plan.is_relief {
+            let made = self.room.make_reserve();
+            made.map_err(|error| self.poison(error))?;
+        }
         self.prepare(&plan.bounds, plan.is_relief)?;
         for (item, bound) in plan.items.iter().zip(&plan.bounds) {
             self.write_item(plan, staged, *item, *bound)?;
@@ -330,17 +340,21 @@ impl<D: Disk> Log<D> {
             }
         }
         drop(shared);
+        self.put_back()
+    }
+
+    /// Gives back what was set apart and not needed.
+    pub(crate) fn put_back(&mut self) -> Result<(), StoreError> {
         let put_back = self.room.put_back();
         self.done(put_back, || "remove a file".to_owned())
     }
 
     /// Makes room for records that need at most this much.
-    fn prepare(&mut self, bounds: &[u64], is_relief: bool) -> Result<(), StoreError> {
+    pub(crate) fn prepare(&mut self, bounds: &[u64], is_relief: bool) -> Result<(), StoreError> {
         let rest = self.writer.as_ref().map_or(0, Writer::room);
         let prepared = self.room.prepare(bounds, rest, is_relief);
         if prepared == Err(StoreError::Full) {
-            let put_back = self.room.put_back();
-            self.done(put_back, || "remove a file".to_owned())?;
+            self.put_back()?;
         }
         prepared.map_err(|error| self.poison(error))
     }
@@ -402,13 +416,9 @@ impl<D: Disk> Log<D> {
         body: Option<&[u8]>,
         is_relief: bool,
     ) -> Result<Place, StoreError> {
-        let need = need(
-            head.len(),
-            body.map_or(0, |body| body.len() + BODY_SUM as usize),
-        );
-        let bound = need + u64::from(BATCH);
+        let bound = own_bound(head, body);
         self.prepare(&[bound], is_relief)?;
-        self.make_way(need, bound)?;
+        self.make_way(bound - u64::from(BATCH), bound)?;
         let Some(writer) = &mut self.writer else {
             return Err(StoreError::Full);
         };
@@ -547,6 +557,13 @@ impl<D: Disk> fmt::Debug for Log<D> {
             .field("poison", &self.poison)
             .finish_non_exhaustive()
     }
+}
+
+/// Octets that a record of the log's own needs at most.
+pub(crate) fn own_bound(head: &[u8], body: Option<&[u8]>) -> u64 {
+    let body = body.map_or(0, |body| body.len() + BODY_SUM as usize);
+    // It may begin a batch.
+    need(head.len(), body) + u64::from(BATCH)
 }
 
 /// Adds the messages of a fact and takes it in.

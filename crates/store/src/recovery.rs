@@ -21,8 +21,8 @@ pub(crate) struct Recovery<F> {
     pub(crate) files: BTreeMap<u32, F>,
     /// Needed segments without a footer, with what would be in it.
     pub(crate) unsealed: Vec<(u32, Heads)>,
-    /// Segments that are not needed any more, or never were.
-    pub(crate) unneeded: Vec<u32>,
+    /// Segments that are not needed any more, or never were, with their octets.
+    pub(crate) unneeded: Vec<(u32, u64)>,
     /// Files that wait to be used, with their octets.
     pub(crate) free: Vec<(u32, u64)>,
     /// The end of the log.
@@ -51,6 +51,7 @@ struct Read {
 
 /// Where the parts of a checkpoint are.
 struct Located {
+    id: u64,
     /// Place of the first part's frame.
     first: Position,
     bytes: Vec<u8>,
@@ -142,7 +143,7 @@ impl<F: DiskFile> Survey<F> {
             state: State::default(),
             files: BTreeMap::new(),
             unsealed: Vec::new(),
-            unneeded: self.damaged.into_keys().collect(),
+            unneeded: with_bytes(self.damaged).collect(),
             free: self.free,
             end: Position::default(),
             number_max: self.number_max,
@@ -201,6 +202,13 @@ impl<F: DiskFile> Survey<F> {
             Some(tail) => self.check_end(tail, &dropped)?,
             None => None,
         };
+        // A start that was cut short leaves nothing behind: it will be tried again with this file.
+        let complete = checkpoint.as_ref().map(|located| located.id);
+        let void = newest_first
+            .iter()
+            .take_while(|read| is_void(read, complete));
+        let void = void.count();
+        newest_first.drain(..void);
         newest_first.reverse();
         Ok(Chain {
             segments: newest_first,
@@ -289,6 +297,7 @@ impl<F: DiskFile> Survey<F> {
         first: Position,
     ) -> Result<Option<Located>, StoreError> {
         let mut located = Located {
+            id,
             first,
             bytes: Vec::new(),
         };
@@ -392,7 +401,7 @@ impl<F: DiskFile> Survey<F> {
             .found
             .into_iter()
             .partition(|(number, _)| state.segments.contains_key(number));
-        let unneeded = unneeded.into_iter().map(|(number, _)| number);
+        let unneeded = unneeded.into_iter().map(|(n, found)| (n, found.bytes));
         let files = needed
             .into_iter()
             .map(|(number, found)| (number, found.file));
@@ -400,7 +409,7 @@ impl<F: DiskFile> Survey<F> {
             state,
             files: files.collect(),
             unsealed,
-            unneeded: unneeded.chain(self.damaged.into_keys()).collect(),
+            unneeded: unneeded.chain(with_bytes(self.damaged)).collect(),
             free: self.free,
             end,
             number_max: self.number_max,
@@ -408,6 +417,21 @@ impl<F: DiskFile> Survey<F> {
             checkpoint: mark,
         })
     }
+}
+
+fn with_bytes<F: DiskFile>(files: BTreeMap<u32, F>) -> impl Iterator<Item = (u32, u64)> {
+    let files = files.into_iter();
+    // A file that does not even say how long it is is of no use.
+    files.map(|(number, file)| (number, file.size().unwrap_or_default()))
+}
+
+/// Whether nothing is in a segment but parts of checkpoints that never became complete.
+fn is_void(read: &Read, complete: Option<u64>) -> bool {
+    let mut entries = Entries::new(&read.heads.list, read.number);
+    entries.all(|entry| match entry.map(|entry| entry.head.what) {
+        Some(What::Checkpoint(part)) => Some(part.id) != complete,
+        _ => false,
+    })
 }
 
 /// Segments that were freed after the checkpoint that begins at `start`.

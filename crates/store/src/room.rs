@@ -1,7 +1,9 @@
 //! Files for segments to come: made in advance or used before.
 //!
-//! One is a reserve: when the disk is short of room it is not taken for messages, so that what
-//! frees room can still be written.
+//! Two are a reserve: when the disk is short of room they are not taken for messages, so that what
+//! frees room can still be written. One is for that, and one for the checkpoint with which the
+//! segment that took the first is freed after a start; so while one of them is missing, no message
+//! is taken at all, for then that segment would not be empty.
 
 use std::io;
 
@@ -10,6 +12,9 @@ use crate::error::StoreError;
 use crate::format::{BATCH, HEADER, TRAILER};
 use crate::options::Options;
 use crate::segment::free_name;
+
+/// Files that are not for messages.
+const RESERVE: usize = 2;
 
 /// Files kept to be used again; those beyond are removed.
 const SPARES_MAX: usize = 3;
@@ -59,11 +64,8 @@ impl<D: Disk> Room<D> {
     /// Whether messages could be taken that need a new segment.
     pub(crate) fn has_room(&self) -> io::Result<bool> {
         let free = self.disk.free_bytes()?;
-        let missing = if self.spares() > 1 {
-            0
-        } else {
-            self.segment_bytes
-        };
+        let missing = (RESERVE + 1).saturating_sub(self.spares()) as u64;
+        let missing = missing.saturating_mul(self.segment_bytes);
         Ok(free >= self.free_bytes_min.saturating_add(missing))
     }
 
@@ -122,8 +124,7 @@ impl<D: Disk> Room<D> {
         }
         self.check_free(0)?;
         if ready < count {
-            // One stays.
-            let spare = if self.spares.len() > 1 {
+            let spare = if self.has_reserve(1) {
                 self.spares.pop()
             } else {
                 None
@@ -134,21 +135,22 @@ impl<D: Disk> Room<D> {
             };
             self.ready.push(spare);
         }
-        if self.spares.is_empty() {
-            let spare = self.create_checked()?;
-            self.spares.push(spare);
-        }
         Ok(())
     }
 
-    /// Sees to it that the reserve is there, if there is room for it.
+    /// Whether the reserve is there, and so many files more.
+    pub(crate) fn has_reserve(&self, more: usize) -> bool {
+        self.spares.len() >= RESERVE + more
+    }
+
+    /// Sees to it that the reserve is there.
+    ///
+    /// # Errors
+    /// `Full`; `Io`.
     pub(crate) fn make_reserve(&mut self) -> Result<(), StoreError> {
-        if self.spares.is_empty() {
-            match self.create_checked() {
-                Ok(spare) => self.spares.push(spare),
-                Err(StoreError::Full) => {}
-                Err(error) => return Err(error),
-            }
+        while !self.has_reserve(0) {
+            let spare = self.create_checked()?;
+            self.spares.push(spare);
         }
         Ok(())
     }

@@ -270,6 +270,40 @@ fn a_log_opens_on_a_full_disk_and_takes_settles() {
         .expect("there is room again");
 }
 
+/// Every start begins a segment: those of the starts before must be freed before the reserve is
+/// used up, whether the process ended as it should or not.
+#[test]
+fn a_full_disk_takes_settles_after_any_number_of_starts() {
+    for is_closed in [true, false] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = FaultyDisk::new(dir.path(), u64::MAX);
+        let mut log = Log::open(disk, options(SMALL)).expect("a log").log;
+        let (vhost, _) = log.lead("/").expect("a vhost");
+        let facts = std::iter::once(queue("q"));
+        let facts = facts.chain((1..=90).map(|seq| publish(&[(Q, seq)], &"x".repeat(1_000))));
+        let staged = |records| vec![Staged { vhost, records }];
+        log.write(staged(records(1, facts))).expect("written");
+        log.sync().expect("synced");
+        for start in 1..=20 {
+            if is_closed {
+                log.close().expect("closed");
+            } else {
+                drop(log);
+            }
+            log = Log::open(FaultyDisk::new(dir.path(), 0), options(SMALL))
+                .expect("a log")
+                .log;
+            // Not in the first segment, and not in order: nothing of the 90 gets free by this.
+            let seq = start * 4;
+            log.write(staged(records(91 + start, [settle(Q, seq)])))
+                .unwrap_or_else(|error| panic!("start {start}: {error}"));
+            log.sync().expect("synced");
+            let refused = log.write(staged(records(200, [publish(&[(Q, 91)], "x")])));
+            assert_eq!(refused, Err(StoreError::Full));
+        }
+    }
+}
+
 /// Whoever finds a footer does not look at what it speaks of.
 #[test]
 fn data_is_safe_before_a_footer_speaks_of_it() {
