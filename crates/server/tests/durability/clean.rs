@@ -1,11 +1,12 @@
-//! A broker that is asked to stop.
+//! What is settled: a broker that is asked to stop, or has had the time to write.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use leveret_codec::{BasicAck, BasicConsume, BasicQos, ConfirmSelect, Method};
 
 use crate::common::short;
-use crate::files::body;
+use crate::files::{body, publish_confirmed};
 use crate::link::{How, Link, durable_queue, existing_queue};
 use crate::process::{Place, Process};
 
@@ -130,4 +131,36 @@ fn sigterm_loses_no_settle_and_no_confirmed_message() {
         .take(10)
         .collect();
     assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// Nothing waits for an ack to be safe, so nothing hurries it but the broker itself.
+#[test]
+fn an_ack_that_nothing_follows_is_safe_before_a_quarter_of_a_second() {
+    const SOON: Duration = Duration::from_millis(250);
+
+    let place = Place::new();
+    let process = Process::start(&place.data());
+    publish_confirmed(&mut process.link(), 0..100);
+    let mut consumer = process.link();
+    consumer.call(consume("q")).unwrap();
+    for tag in 1..=100_u64 {
+        consumer.answer().unwrap();
+        if tag % 2 == 0 {
+            consumer.push(BasicAck {
+                delivery_tag: tag,
+                multiple: false,
+            });
+        }
+    }
+    // Settled once this is answered; what follows is for the time to pass.
+    consumer.call(BasicQos::default()).unwrap();
+    let settled = Instant::now();
+    while settled.elapsed() < SOON {
+        consumer.call(BasicQos::default()).unwrap();
+    }
+    process.kill();
+    let process = Process::start(&place.data());
+    let found = drain(&mut process.link());
+    let expected: Vec<_> = (0..100).step_by(2).map(|n| (n, true)).collect();
+    assert_eq!(found, expected);
 }
