@@ -71,13 +71,18 @@ async fn run(config: &Config) -> Result<ExitCode, StartError> {
         () = server.lost() => {
             notify(NotifyState::Stopping);
             server.fail().await;
-            return Ok(ExitCode::from(EXIT_LOG_LOST));
+            // At once: what is left may hang on the disk that has failed.
+            std::process::exit(i32::from(EXIT_LOG_LOST));
         }
     };
     tracing::info!(signal, "asked to stop");
     notify(NotifyState::Stopping);
     tokio::select! {
-        () = server.stop() => Ok(ExitCode::SUCCESS),
+        is_closed = server.stop() => Ok(if is_closed {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(EXIT_LOG_LOST)
+        }),
         signal = signals.next() => {
             tracing::warn!(signal, "asked again: stopping at once");
             std::process::exit(1);

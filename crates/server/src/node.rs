@@ -1,8 +1,8 @@
 //! What all connections of the broker share.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use leveret_core::broker::{Limits, Options};
 use leveret_core::log::{Journal as _, Watcher};
@@ -20,6 +20,7 @@ use crate::journal;
 use crate::journal::{Condition, Listener};
 use crate::registry::{Lobby, Registry};
 use crate::shard::Shard;
+use crate::turnstile::lock;
 
 /// Why connections are closed when the broker stops, in RabbitMQ's words.
 pub const SHUTDOWN_REASON: &str = "broker forced connection closure with reason 'shutdown'";
@@ -54,6 +55,7 @@ pub struct Node {
     pub turned_away: AtomicU64,
     ready: AtomicBool,
     memory_alarm: AtomicBool,
+    telling: Mutex<()>,
     /// What the log has said that concerns all vhosts.
     pub log: Arc<Condition>,
     /// Told when the log has failed.
@@ -105,6 +107,7 @@ impl Node {
             turned_away: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             memory_alarm: AtomicBool::new(false),
+            telling: Mutex::default(),
             log,
             log_lost: Notify::new(),
             store: Arc::new(store),
@@ -136,6 +139,8 @@ impl Node {
 
     /// Tells every vhost which resources are short, in RabbitMQ's words.
     pub fn tell_alarms(&self) {
+        // Two watchers may come here at once: whoever comes last must tell what holds last.
+        let _one_at_a_time = lock(&self.telling);
         let alarm = match (self.memory_alarm(), self.log.is_full()) {
             (false, false) => None,
             (true, false) => Some("low on memory"),

@@ -133,8 +133,8 @@ impl Server {
     }
 
     /// Accepts no more connections, asks those there are to go (320), and waits until they have,
-    /// but not for ever.
-    pub async fn stop(self) {
+    /// but not for ever. Returns whether the log was closed as it should be.
+    pub async fn stop(self) -> bool {
         self.node.set_ready(false);
         // To the end: a connection that is being accepted must be there to be asked.
         self.listeners.stop().await;
@@ -159,11 +159,16 @@ impl Server {
             }
             node.store.close()
         });
-        match closed.await {
-            Ok(Ok(())) => tracing::info!("stopped"),
-            Ok(Err(error)) => tracing::error!(%error, "stopped, but the log could not be closed"),
-            Err(error) => tracing::error!(%error, "stopped, but the log could not be closed"),
-        }
+        let error = match closed.await {
+            Ok(Ok(())) => {
+                tracing::info!("stopped");
+                return true;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(error, "stopped, but the log could not be closed");
+        false
     }
 
     /// Waits until the log has failed, which may be never.
