@@ -18,6 +18,7 @@ mod definitions;
 mod error;
 mod fetch;
 mod file_disk;
+mod footer;
 mod format;
 mod keeper;
 mod log;

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::disk::DiskFile;
 use crate::error::StoreError;
+use crate::footer::pack;
 use crate::recovery::Recovery;
 use crate::segment::{log_name, seal};
 
@@ -23,8 +24,11 @@ pub(crate) fn secure<F: DiskFile>(recovery: &Recovery<F>) -> Result<(), StoreErr
             continue;
         };
         // What was torn off stays where it is, behind the end that the footer names.
-        match seal(file, *number, segment.bytes, heads.end, heads.list.clone()) {
-            // Then it is scanned once more the next time.
+        // Without one it is scanned the next time.
+        let Some(footer) = pack(&heads.list) else {
+            continue;
+        };
+        match seal(file, *number, segment.bytes, heads.end, footer) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
             Err(error) => {
                 return Err(StoreError::io(

@@ -4,6 +4,7 @@ use leveret_core::log::Recovered;
 use leveret_core::message::Message;
 
 use crate::checkpoint;
+use crate::footer::unpack;
 use crate::format::{BATCH, BatchHeader, Header, HeaderFound};
 use crate::record::{BODY_SUM, What};
 use crate::segment::{Entries, body_is_sound, footer_of, scan_batches};
@@ -58,10 +59,12 @@ pub fn scan(image: &[u8]) -> Scan {
     scan
 }
 
-/// Reads a list of heads as a footer holds them: what [`scan`] does behind all sums.
+/// Reads heads as a footer holds them, or if it cannot be one as a list: what [`scan`] does behind
+/// all sums.
 #[must_use]
-pub fn scan_heads(list: &[u8]) -> Scan {
-    read_list(list, 1, None)
+pub fn scan_heads(footer: &[u8]) -> Scan {
+    let list = unpack(footer);
+    read_list(list.as_deref().unwrap_or(footer), 1, None)
 }
 
 fn read_list(list: &[u8], number: u32, image: Option<&[u8]>) -> Scan {

@@ -1,13 +1,14 @@
 //! One segment file: its frames, its footer of heads, and reading it back.
 //!
-//! A footer is a list of `gap, head length, head`: the gap is from the end of the frame before to
-//! the beginning of this one. A scan of the batches makes the very same list, so that whoever reads
-//! heads need not know where they came from.
+//! Heads are a list of `gap, head length, head`: the gap is from the end of the frame before to
+//! the beginning of this one. Footers hold it packed (see `footer.rs`), a scan of the batches makes
+//! the very same, so that whoever reads heads need not know where they came from.
 
 use std::io;
 
 use crate::disk::DiskFile;
 use crate::error::StoreError;
+use crate::footer::{Footer, footer_bytes, unpack};
 use crate::format::{
     BATCH, BATCH_MAGIC, BatchHeader, HEADER, Input, Position, TRAILER, Trailer, put_varint, sum,
     varint_len,
@@ -48,8 +49,7 @@ pub(crate) fn frame_bytes(head: usize) -> u64 {
 
 /// Octets of [`Writer::room`] that a frame takes, with what the footer says of it.
 pub(crate) fn need(head: usize, bodies: usize) -> u64 {
-    // The gap before it takes 5 octets at most.
-    frame_bytes(head) + bodies as u64 + (5 + varint_len(head as u64) + head) as u64
+    frame_bytes(head) + (bodies + footer_bytes(head)) as u64
 }
 
 /// Writes one segment: collects frames to a batch, and heads for the footer.
@@ -63,7 +63,7 @@ pub(crate) struct Writer<F> {
     at: u32,
     /// Records of the batch that is begun; its header is the first in the buffer.
     records: u32,
-    footer: Vec<u8>,
+    footer: Footer,
     frame_end: u32,
 }
 
@@ -78,7 +78,7 @@ impl<F: DiskFile> Writer<F> {
             buffer,
             at: HEADER,
             records: 0,
-            footer: Vec::new(),
+            footer: Footer::default(),
             frame_end: HEADER,
         }
     }
@@ -121,9 +121,7 @@ impl<F: DiskFile> Writer<F> {
         self.buffer.extend_from_slice(&sum.to_le_bytes());
         self.buffer.extend_from_slice(head);
         self.records += 1;
-        put_varint(&mut self.footer, u64::from(frame - self.frame_end));
-        put_varint(&mut self.footer, head.len() as u64);
-        self.footer.extend_from_slice(head);
+        self.footer.put(frame - self.frame_end, head);
         self.frame_end = self.here();
         Place {
             segment: self.number,
@@ -173,7 +171,7 @@ impl<F: DiskFile> Writer<F> {
 
     /// Writes the footer: nothing can follow.
     pub(crate) fn seal(&mut self) -> io::Result<u64> {
-        let footer = std::mem::take(&mut self.footer);
+        let footer = std::mem::take(&mut self.footer).take();
         seal(&self.file, self.number, self.bytes, self.at, footer)
     }
 }
@@ -255,13 +253,21 @@ fn read_footer<F: DiskFile>(file: &F, number: u32) -> io::Result<Option<Heads>> 
     };
     let mut list = vec![0; usize::try_from(trailer.footer_bytes).unwrap_or_default()];
     let read = file.read_at(u64::from(trailer.footer), &mut list)?;
-    let is_sound = read == list.len() && trailer.verify(&bytes, number, &list);
-    Ok(is_sound.then_some(Heads {
-        list,
+    list.truncate(read);
+    Ok(heads_of(&trailer, &bytes, number, &list))
+}
+
+/// The heads in a footer, if it is sound.
+fn heads_of(trailer: &Trailer, bytes: &[u8], number: u32, footer: &[u8]) -> Option<Heads> {
+    if footer.len() != trailer.footer_bytes as usize || !trailer.verify(bytes, number, footer) {
+        return None;
+    }
+    Some(Heads {
+        list: unpack(footer)?,
         end: trailer.end,
         has_footer: true,
         tail: Tail::default(),
-    }))
+    })
 }
 
 /// The heads in the image of a whole file, if its footer is sound.
@@ -269,13 +275,12 @@ pub(crate) fn footer_of(image: &[u8], number: u32) -> Option<Heads> {
     let at = image.len().checked_sub(TRAILER as usize)?;
     let bytes = image.get(at..)?;
     let trailer = Trailer::decode(bytes, number, image.len() as u64)?;
-    let list = image.get(trailer.footer as usize..at)?;
-    trailer.verify(bytes, number, list).then(|| Heads {
-        list: list.to_vec(),
-        end: trailer.end,
-        has_footer: true,
-        tail: Tail::default(),
-    })
+    heads_of(
+        &trailer,
+        bytes,
+        number,
+        image.get(trailer.footer as usize..at)?,
+    )
 }
 
 pub(crate) fn read_all<F: DiskFile>(file: &F) -> io::Result<Vec<u8>> {

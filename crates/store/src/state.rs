@@ -375,7 +375,7 @@ fn loc(
     let places: usize = places
         .map(|(queue, seq)| varint_len(queue) + varint_len(seq))
         .sum();
-    let beside = FRAME_BYTES + 2 * (HEAD_BYTES + user.len() + places);
+    let beside = FRAME_BYTES + HEAD_BYTES + user.len() + places;
     let share = (bytes as usize + beside).div_ceil(copies);
     Loc {
         segment: place.segment,
