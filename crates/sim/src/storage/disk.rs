@@ -638,6 +638,18 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
+    fn reread(&self) -> io::Result<()> {
+        self.sync()?;
+        let mut content = self.disk.lock();
+        let lies = content.lies;
+        if let Some(inode) = content.inodes.get_mut(&self.inode)
+            && !lies
+        {
+            inode.seen = Arc::clone(&inode.synced);
+        }
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         let mut content = self.disk.lock();
         let begun = content.begin(Op::Sync);

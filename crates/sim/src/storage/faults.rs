@@ -13,10 +13,6 @@ const OPERATIONS: u64 = 250;
 /// Steps after a failure, to see that the machine is well again.
 const STEPS_AFTER: usize = 6;
 
-/// Whether after a failed sync the next process may see pages that are on no disk, and never will
-/// be unless they are written once more. A machine whose power stays on may do that.
-const KEPT_PAGES_SURVIVE: bool = false;
-
 /// A run in which something fails.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
@@ -136,8 +132,9 @@ fn fails(run: &mut Run, fault: Fault, step: &mut usize, dice: &mut Dice) -> Resu
         (Ok(()), None) => run.host.count("never came to it", 1),
     }
     run.host.stop();
-    let may_be_killed = KEPT_PAGES_SURVIVE || !fault.pages_kept;
-    let crash = if may_be_killed && dice.chance(40) {
+    // The next process may see pages that are on no disk after a failed sync: a machine whose power
+    // stays on does that.
+    let crash = if dice.chance(40) {
         Crash::Killed
     } else {
         dice.one_of(&Crash::ALL[..Crash::ALL.len() - 1])
