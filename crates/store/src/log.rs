@@ -3,7 +3,7 @@
 //! A batch is planned (what of it is written, and how long that gets at most), room is made for it,
 //! and only then is it written: so a full disk refuses all of it or nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -125,6 +125,7 @@ impl<D: Disk> Log<D> {
         let recovery = recover(&disk)?;
         let mut room = Room::new(disk.clone(), &options, next(recovery.number_max)?);
         secure(&recovery)?;
+        let free: BTreeSet<u32> = recovery.free.iter().map(|&(number, _)| number).collect();
         for (number, bytes) in recovery.free {
             let spare = Spare {
                 number,
@@ -140,9 +141,14 @@ impl<D: Disk> Log<D> {
                 file: None,
                 bytes,
             };
-            disk.rename(&log_name(number), &free_name(number))
-                .and_then(|()| room.give(spare))
-                .map_err(|error| StoreError::io(format!("free {}", log_name(number)), &error))?;
+            // Somebody may have put files of two directories together.
+            let given = if free.contains(&number) {
+                disk.remove(&log_name(number))
+            } else {
+                disk.rename(&log_name(number), &free_name(number))
+                    .and_then(|()| room.give(spare))
+            };
+            given.map_err(|error| StoreError::io(format!("free {}", log_name(number)), &error))?;
         }
         let synced = disk.sync_dir();
         synced.map_err(|error| StoreError::io("sync the directory", &error))?;

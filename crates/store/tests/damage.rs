@@ -198,3 +198,30 @@ proptest! {
         drop(scan_heads(&list));
     }
 }
+
+/// Files of two directories that somebody has put together. Found by fuzzing.
+#[test]
+fn a_file_that_is_there_as_a_segment_and_as_a_free_one_is_used_once() {
+    let directory = tempfile::tempdir_in(memory()).expect("a directory");
+    for (name, begin) in [
+        ("01.free", b"\0\0\0\0"),
+        ("13.log", b"\0\0\x0b0"),
+        ("01.log", b"fre\0"),
+    ] {
+        let mut content = begin.to_vec();
+        content.resize(4_096, 0);
+        let name = format!("00000000000000{name}");
+        fs::write(directory.path().join(name), content).expect("written");
+    }
+    let mut one = One::open(directory.path());
+    let q = one.declare("q");
+    let body = "x".repeat(1_000);
+    for seq in 1..=500 {
+        one.commit([publish(&[(q, seq)], &body)]);
+        one.commit([settle(q, seq)]);
+        one.keep_house();
+    }
+    one.commit([publish(&[(q, 501)], "last")]);
+    one.log.close().expect("closed");
+    assert_eq!(One::open(directory.path()).living(q), [501]);
+}
