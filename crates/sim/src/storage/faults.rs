@@ -41,7 +41,7 @@ pub fn faults(faults: &Faults) -> (Tally, Vec<Failure>) {
         let mut dice = Dice::new(faults.seed ^ (n << 32));
         let mut step = 0;
         run.host.disk.fail(fault);
-        let result = guarded(|| fails(&mut run, fault, &mut step, &mut dice));
+        let result = guarded(|| fails(&mut run, &mut step, &mut dice));
         for (what, n) in run.host.tally {
             *tally.entry(what).or_default() += n;
         }
@@ -104,7 +104,7 @@ fn all(seed: u64) -> Vec<Fault> {
     all
 }
 
-fn fails(run: &mut Run, fault: Fault, step: &mut usize, dice: &mut Dice) -> Result<(), Trouble> {
+fn fails(run: &mut Run, step: &mut usize, dice: &mut Dice) -> Result<(), Trouble> {
     let mut result = run.start();
     while result.is_ok() && *step < STEPS && !struck(run) {
         *step += 1;
