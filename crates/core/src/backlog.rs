@@ -31,11 +31,7 @@ impl Vhost {
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
-        let upcoming = queue
-            .index
-            .first_fresh()
-            .unwrap_or_else(|| queue.next_seq());
-        if let Some(through) = queue.logged.next_mark(upcoming) {
+        if let Some(through) = queue.logged.next_mark(queue.upcoming()) {
             let number = queue.logged.number;
             let fact = Fact::MayDeliver {
                 queue: number,
@@ -188,7 +184,7 @@ impl Vhost {
         queue.logged.fetching = false;
         let came = fetched.messages.len();
         self.work += came as u64;
-        self.metrics.paged_in += fetched.messages.len() as u64;
+        self.metrics.paged_in += came as u64;
         let (delivered_before, ttl_ms) = (queue.logged.delivered_before, queue.rules.ttl_ms);
         let deadline = |(seq, message): &(Seq, _)| Some((*seq, self.deadline(ttl_ms, message)?));
         let timed: Vec<(Seq, Mono)> = fetched.messages.iter().filter_map(deadline).collect();
@@ -206,7 +202,7 @@ impl Vhost {
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
-        let nothing = here.is_empty() && came == 0 && queue.index.front_is_away();
+        let nothing = came == 0 && queue.index.front_is_away();
         let error = fetched.error.or_else(|| {
             nothing.then(|| LogError::Corrupt("the log has not what was asked for".to_owned()))
         });
@@ -230,9 +226,7 @@ impl Vhost {
             queue.logged.failed_fetches = 0;
         }
         self.pump(id, fx);
-        if self.queues.get(id).is_some_and(|q| q.rules.limits_length()) {
-            self.drop_excess(id, fx);
-        }
+        self.drop_excess(id, fx);
         self.wake_getters(id);
     }
 
@@ -263,11 +257,7 @@ impl Vhost {
     /// The broker stops: says how far each queue has delivered, exactly.
     pub(crate) fn retire(&mut self, fx: &mut Effects) {
         for queue in self.queues.values_mut().filter(|queue| queue.durable) {
-            let upcoming = queue
-                .index
-                .first_fresh()
-                .unwrap_or_else(|| queue.next_seq());
-            let delivered = Seq(upcoming.0.saturating_sub(1));
+            let delivered = Seq(queue.upcoming().0.saturating_sub(1));
             let through = delivered.max(queue.logged.delivered_before);
             if through == queue.logged.may_deliver && queue.logged.mark_asked.is_none() {
                 continue;

@@ -68,9 +68,12 @@ impl Vhost {
     /// A message leaves its queue for good, and not because somebody was done with it.
     pub(crate) fn die(&mut self, id: QueueId, entry: Entry, reason: Reason, fx: &mut Effects) {
         self.work += 1;
-        let Some(queue) = self.queues.get(id) else {
+        let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
+        if let Some(deadlines) = &mut queue.deadlines {
+            deadlines.forget(entry.seq);
+        }
         let kept = queue.keeps(&entry.message);
         let place = kept.then_some((queue.logged.number, entry.seq));
         match &queue.rules.dead_letter {

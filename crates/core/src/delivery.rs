@@ -10,7 +10,6 @@ use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, QueueId};
 use crate::input::Outcome;
 use crate::message::Message;
 use crate::queue::index::Entry;
-use crate::record::Fact;
 use crate::vhost::{Vhost, scanned};
 
 /// What a delivery that goes back to its queue says about the message.
@@ -104,34 +103,19 @@ impl Vhost {
                 consumer.standing = standing;
                 continue;
             }
-            let Some(mut entry) = queue.index.pop() else {
+            let Some(mut entry) = queue.take_front(consumer.no_ack) else {
                 return;
             };
-            if let Some(deadlines) = &mut queue.deadlines {
-                if consumer.no_ack {
-                    deadlines.forget(entry.seq);
-                } else {
-                    deadlines.taken(entry.seq);
-                }
-            }
             queue.ring.rotate();
             connection.outbox_bytes += cost;
             let delivery_tag = channel.next_tag();
             let redelivered = entry.deliveries > 0;
             self.metrics.redelivered += u64::from(redelivered);
-            let failures = if queue.rules.counts_deliveries {
-                entry.failures
-            } else {
-                0
-            };
+            let failures = entry.failures;
             let message = if consumer.no_ack {
                 self.metrics.delivered_auto += 1;
                 if queue.keeps(&entry.message) {
-                    let fact = Fact::Settled {
-                        queue: queue.logged.number,
-                        seq: entry.seq,
-                    };
-                    self.lsn = fx.record(self.lsn, fact);
+                    self.lsn = fx.record(self.lsn, queue.settled(entry.seq));
                 }
                 entry.message
             } else {
@@ -148,16 +132,13 @@ impl Vhost {
                     at: self.now.mono,
                 };
                 channel.unacked.push(delivery_tag, delivery);
-                let limit = queue.rules.consumer_timeout_ms;
-                let limit = limit.unwrap_or(self.limits.consumer_timeout_ms);
-                let due = self.now.mono.plus_ms(limit);
+                let others_ms = self.limits.consumer_timeout_ms;
+                let due = self
+                    .now
+                    .mono
+                    .plus_ms(queue.rules.consumer_timeout_ms(others_ms));
                 let timer = &mut channel.timer;
                 self.timers.look_at_unsettled(timer, due, consumer.channel);
-                message
-            };
-            let message = if failures > 0 {
-                message.with_delivery_count(failures)
-            } else {
                 message
             };
             let outbound = Outbound::Deliver {
@@ -165,7 +146,7 @@ impl Vhost {
                 consumer: consumer.number,
                 redelivered,
                 delivery_tag,
-                message,
+                message: queue.shown(message, failures),
             };
             fx.send(channel.connection, outbound);
         }
@@ -215,17 +196,14 @@ impl Vhost {
         }
         self.work += 1;
         self.release(key, &delivery);
-        if let Some(queue) = self.queues.get_mut(delivery.queue) {
+        if outcome != Outcome::Ack {
+            self.die(delivery.queue, delivery.entry, Reason::Rejected, fx);
+        } else if let Some(queue) = self.queues.get_mut(delivery.queue) {
             if let Some(deadlines) = &mut queue.deadlines {
                 deadlines.forget(delivery.entry.seq);
             }
-            if outcome != Outcome::Ack && queue.rules.dead_letter.is_some() {
-                self.die(delivery.queue, delivery.entry, Reason::Rejected, fx);
-            } else if queue.keeps(&delivery.entry.message) {
-                let fact = Fact::Settled {
-                    queue: queue.logged.number,
-                    seq: delivery.entry.seq,
-                };
+            if queue.keeps(&delivery.entry.message) {
+                let fact = queue.settled(delivery.entry.seq);
                 self.record(fact, fx);
             }
         }
@@ -256,7 +234,7 @@ impl Vhost {
             if counts == Counts::AsFailed {
                 delivery.entry.failures = delivery.entry.failures.saturating_add(1);
                 if self.has_failed_enough(&delivery) {
-                    self.die_of_failures(delivery, fx);
+                    self.die(delivery.queue, delivery.entry, Reason::DeliveryLimit, fx);
                     continue;
                 }
             }
@@ -288,13 +266,7 @@ impl Vhost {
         self.wake_held(key, fx);
         for queue in queues {
             self.pump(queue, fx);
-            if self
-                .queues
-                .get(queue)
-                .is_some_and(|q| q.rules.limits_length())
-            {
-                self.drop_excess(queue, fx);
-            }
+            self.drop_excess(queue, fx);
         }
     }
 
@@ -302,15 +274,6 @@ impl Vhost {
         let queue = self.queues.get(delivery.queue);
         let limit = queue.and_then(|queue| queue.rules.delivery_limit);
         limit.is_some_and(|limit| delivery.entry.failures > limit)
-    }
-
-    fn die_of_failures(&mut self, delivery: Delivery, fx: &mut Effects) {
-        if let Some(queue) = self.queues.get_mut(delivery.queue)
-            && let Some(deadlines) = &mut queue.deadlines
-        {
-            deadlines.forget(delivery.entry.seq);
-        }
-        self.die(delivery.queue, delivery.entry, Reason::DeliveryLimit, fx);
     }
 
     /// These wait again.

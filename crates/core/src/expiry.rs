@@ -63,9 +63,6 @@ impl Vhost {
             };
             // One that is paged out goes when it is back.
             if let Some(entry) = queue.index.take(seq) {
-                if let Some(deadlines) = &mut queue.deadlines {
-                    deadlines.forget(seq);
-                }
                 self.metrics.expired += 1;
                 self.die(id, entry, Reason::Expired, fx);
             }

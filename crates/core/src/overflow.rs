@@ -5,7 +5,6 @@ use crate::effect::Effects;
 use crate::ids::QueueId;
 use crate::message::Message;
 use crate::queue::Queue;
-use crate::queue::index::Entry;
 use crate::queue::rules::Overflow;
 use crate::vhost::Vhost;
 
@@ -52,17 +51,8 @@ impl Vhost {
                 self.look_ahead(id, fx);
                 return;
             };
-            self.drop_head(id, entry, fx);
+            self.metrics.overflowed += 1;
+            self.die(id, entry, Reason::MaxLength, fx);
         }
-    }
-
-    fn drop_head(&mut self, id: QueueId, entry: Entry, fx: &mut Effects) {
-        self.metrics.overflowed += 1;
-        if let Some(queue) = self.queues.get_mut(id)
-            && let Some(deadlines) = &mut queue.deadlines
-        {
-            deadlines.forget(entry.seq);
-        }
-        self.die(id, entry, Reason::MaxLength, fx);
     }
 }

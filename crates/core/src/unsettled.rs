@@ -27,11 +27,9 @@ impl Vhost {
         };
         self.work += scanned(channel.unacked.len());
         let limit = |queue| {
-            let own = self
-                .queues
-                .get(queue)
-                .and_then(|q| q.rules.consumer_timeout_ms);
-            own.unwrap_or(self.limits.consumer_timeout_ms)
+            let others_ms = self.limits.consumer_timeout_ms;
+            let queue = self.queues.get(queue);
+            queue.map_or(others_ms, |q| q.rules.consumer_timeout_ms(others_ms))
         };
         let deliveries = channel.unacked.iter();
         let ends = deliveries.map(|d| (d.at.plus_ms(limit(d.queue)), limit(d.queue)));

@@ -19,7 +19,6 @@ use crate::method::publish::REPLY_TO;
 use crate::method::queue::count;
 use crate::permission::Access;
 use crate::queue::Queue;
-use crate::record::Fact;
 use crate::vhost::Vhost;
 
 impl Vhost {
@@ -269,35 +268,20 @@ impl Vhost {
         else {
             return Ok(());
         };
-        let Some(mut entry) = queue.index.pop() else {
+        let Some(mut entry) = queue.take_front(m.no_ack) else {
             self.metrics.get_empty += 1;
             fx.method(from.connection, from.number, BasicGetEmpty::default());
             return Ok(());
         };
-        if let Some(deadlines) = &mut queue.deadlines {
-            if m.no_ack {
-                deadlines.forget(entry.seq);
-            } else {
-                deadlines.taken(entry.seq);
-            }
-        }
         let redelivered = entry.deliveries > 0;
         self.metrics.redelivered += u64::from(redelivered);
         let delivery_tag = channel.next_tag();
         let message_count = count(queue.index.len());
-        let message = match entry.failures {
-            failures if failures > 0 && queue.rules.counts_deliveries => {
-                entry.message.with_delivery_count(failures)
-            }
-            _ => entry.message.clone(),
-        };
+        let message = queue.shown(entry.message.clone(), entry.failures);
         if m.no_ack {
             self.metrics.got_auto += 1;
             if queue.keeps(&message) {
-                let fact = Fact::Settled {
-                    queue: queue.logged.number,
-                    seq: entry.seq,
-                };
+                let fact = queue.settled(entry.seq);
                 self.record(fact, fx);
             }
         } else {
@@ -313,9 +297,11 @@ impl Vhost {
                     at: self.now.mono,
                 },
             );
-            let limit = queue.rules.consumer_timeout_ms;
-            let limit = limit.unwrap_or(self.limits.consumer_timeout_ms);
-            let due = self.now.mono.plus_ms(limit);
+            let others_ms = self.limits.consumer_timeout_ms;
+            let due = self
+                .now
+                .mono
+                .plus_ms(queue.rules.consumer_timeout_ms(others_ms));
             self.timers
                 .look_at_unsettled(&mut channel.timer, due, from.key);
         }

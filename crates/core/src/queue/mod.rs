@@ -18,6 +18,7 @@ use crate::queue::deadlines::Deadlines;
 use crate::queue::index::{Entry, Index};
 use crate::queue::logged::Logged;
 use crate::queue::rules::Rules;
+use crate::record::Fact;
 
 /// A queue of a vhost.
 #[derive(Debug)]
@@ -104,6 +105,44 @@ impl Queue {
     /// The place the next new message will get.
     pub(crate) fn next_seq(&self) -> Seq {
         Seq(self.last_seq.0 + 1)
+    }
+
+    /// Takes the oldest message to deliver it: `for_good` if nobody will settle it. None if there is
+    /// none, or if it is away.
+    #[inline]
+    pub(crate) fn take_front(&mut self, for_good: bool) -> Option<Entry> {
+        let entry = self.index.pop()?;
+        if let Some(deadlines) = &mut self.deadlines {
+            if for_good {
+                deadlines.forget(entry.seq);
+            } else {
+                deadlines.taken(entry.seq);
+            }
+        }
+        Some(entry)
+    }
+
+    /// A message as its consumer sees it after so many failed deliveries.
+    #[inline]
+    pub(crate) fn shown(&self, message: Message, failures: u32) -> Message {
+        if failures > 0 && self.rules.counts_deliveries {
+            message.with_delivery_count(failures)
+        } else {
+            message
+        }
+    }
+
+    /// What the log is told when the message in this place has left for good.
+    pub(crate) fn settled(&self, seq: Seq) -> Fact {
+        Fact::Settled {
+            queue: self.logged.number,
+            seq,
+        }
+    }
+
+    /// The first place that was never delivered, of a message that is there or of the next to come.
+    pub(crate) fn upcoming(&self) -> Seq {
+        self.index.first_fresh().unwrap_or_else(|| self.next_seq())
     }
 
     /// Whether it has messages and none can be had right now: the first is away, or may not be

@@ -82,6 +82,12 @@ impl Rules {
         }
     }
 
+    /// How long a delivery may go unsettled, in milliseconds, where others have so long.
+    #[inline]
+    pub(crate) fn consumer_timeout_ms(&self, others_ms: u64) -> u64 {
+        self.consumer_timeout_ms.unwrap_or(others_ms)
+    }
+
     /// Whether its length is limited at all.
     #[inline]
     pub(crate) fn limits_length(&self) -> bool {
