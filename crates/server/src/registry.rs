@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use dashmap::DashMap;
-use leveret_core::{AmqpError, Input};
+use leveret_core::{AmqpError, ConnectionId, Input};
 use tokio::sync::Notify;
 
 use crate::link::{Link, Signals};
@@ -83,6 +83,15 @@ impl Registry {
 
     /// Asks every connection to go: with `connection.close` where that is understood.
     pub fn evict_all(&self, reason: &str) {
+        self.end_all(|id| Input::Evict(id, reason.to_owned()));
+    }
+
+    /// Closes every connection with this error: the broker has failed.
+    pub fn fail_all(&self, error: &AmqpError) {
+        self.end_all(|id| Input::Failed(id, Box::new(error.clone())));
+    }
+
+    fn end_all(&self, input: impl Fn(ConnectionId) -> Input) {
         // Collected first: no guard of the map is held while a turn is run.
         let links: Vec<_> = self
             .links
@@ -92,23 +101,7 @@ impl Registry {
         for link in links {
             link.signal(Signals::EVICTED);
             if let Some(seat) = link.seat() {
-                seat.shard.submit(Input::Evict(seat.id, reason.to_owned()));
-            }
-        }
-    }
-
-    /// Closes every connection with this error: the broker has failed.
-    pub fn fail_all(&self, error: &AmqpError) {
-        let links: Vec<_> = self
-            .links
-            .iter()
-            .map(|entry| Arc::clone(entry.value()))
-            .collect();
-        for link in links {
-            link.signal(Signals::EVICTED);
-            if let Some(seat) = link.seat() {
-                let error = Box::new(error.clone());
-                seat.shard.submit(Input::Failed(seat.id, error));
+                seat.shard.submit(input(seat.id));
             }
         }
     }
