@@ -10,7 +10,7 @@ ARGS ?=
 # What the load generator measures; `make bench BENCH_ARGS=--help` lists the choices.
 BENCH_ARGS ?=
 # Seconds for each fuzz target after its seeds have been run; 0 runs the seeds only.
-FUZZ_SECONDS ?= 5
+FUZZ_SECONDS ?=
 # For `make soak`.
 HOURS ?= 1
 
@@ -45,7 +45,7 @@ interop: ## Real clients of other languages against the real binary
 	interop-tests/run
 
 .PHONY: fuzz
-fuzz: ## Fuzz targets: all seeds, then FUZZ_SECONDS each
+fuzz: ## Fuzz targets: all seeds, then FUZZ_SECONDS each on new input, without it a fixed number of runs
 	tools/fuzz $(FUZZ_SECONDS)
 
 .PHONY: bench

@@ -289,7 +289,7 @@ impl Session {
             Phase::Closing(discard @ Discard::Frames) => match discard_frames(&mut frames, out) {
                 Err(Failure::OutOfStep(_)) => {
                     *discard = Discard::Octets; // it has been refused once already
-                    Ok(())
+                    return input.len();
                 }
                 outcome => outcome,
             },

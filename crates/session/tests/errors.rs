@@ -9,7 +9,7 @@ use leveret_codec::{
     PROTOCOL_HEADER, QueueDeclare, ShortStr,
 };
 use leveret_core::{Command, Mono};
-use leveret_session::{Closing, Ended};
+use leveret_session::{Closing, Ended, Received};
 
 const PUBLISH: (u16, u16) = (60, 40);
 const NONE: (u16, u16) = (0, 0);
@@ -280,6 +280,16 @@ fn while_closing_only_the_answer_matters() {
     server.wait(30_000);
     assert_eq!(server.closing(), Some(&Closing::Now(Ended::CloseTimeout)));
     assert_eq!(server.session.next_timeout(), None);
+}
+
+/// A peer that talks on after it was refused fills no buffer: what it says is taken, frame or not.
+#[test]
+fn what_is_no_frame_is_taken_while_closing() {
+    let mut server = Server::after(&Client::on_channel_1().frame(9, 1, b""));
+    let garbage = vec![0xff; 2 * server.session.frame_size_max()];
+    let mut out = Received::default();
+    let used = server.session.receive(server.now, &garbage, &mut out);
+    assert_eq!(used, garbage.len());
 }
 
 #[test]
