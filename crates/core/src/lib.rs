@@ -22,6 +22,7 @@ pub mod message;
 pub mod metrics;
 pub mod permission;
 pub mod record;
+pub mod schedule;
 
 mod backlog;
 mod binding;

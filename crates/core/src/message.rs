@@ -27,6 +27,12 @@ const PERSISTENT: u8 = 2;
 /// Set in the octet of the delivery mode if the header `x-death` is the broker's own.
 const DIED: u8 = 0x80;
 
+/// Set in the octet of the delivery mode of what a schedule has fired.
+const FIRED: u8 = 0x40;
+
+/// Our own marks in that octet.
+const MARKS: u8 = DIED | FIRED;
+
 /// Bodies up to this many octets are put together in the scratch buffer and copied once more; for
 /// longer ones the block is allocated first and filled in place.
 const SCRATCH_BODY_MAX: usize = 2_048;
@@ -89,6 +95,22 @@ impl Message {
         sound.then(|| Self(Arc::from(block)))
     }
 
+    /// A message that a schedule fires: from here on the broker tells the scheduler what becomes
+    /// of it. Exchange and key are cut as in [`Message::build`].
+    #[must_use]
+    pub fn fired(exchange: &str, routing_key: &str, properties: &Properties, body: &[u8]) -> Self {
+        let delivery_mode = persistence(properties.delivery_mode.unwrap_or_default()) | FIRED;
+        let priority = properties.priority.unwrap_or_default();
+        Self::put_together(
+            exchange,
+            routing_key,
+            properties,
+            body,
+            delivery_mode,
+            priority,
+        )
+    }
+
     /// The same content under other properties.
     #[must_use]
     pub fn with_properties(&self, properties: &Properties) -> Self {
@@ -104,7 +126,8 @@ impl Message {
         routing_key: &str,
         properties: &Properties,
     ) -> Self {
-        self.rebuilt(exchange, routing_key, properties, self.0[8] | DIED)
+        let delivery_mode = self.0[8] & !FIRED | DIED;
+        self.rebuilt(exchange, routing_key, properties, delivery_mode)
     }
 
     /// The same with the header `x-delivery-count`: how often its delivery has failed before.
@@ -120,6 +143,12 @@ impl Message {
         self.0[8] & DIED != 0
     }
 
+    /// Whether a schedule has fired it, and it has not died since.
+    #[inline]
+    pub(crate) fn is_fired(&self) -> bool {
+        self.0[8] & FIRED != 0
+    }
+
     fn rebuilt(
         &self,
         exchange: &str,
@@ -127,21 +156,40 @@ impl Message {
         properties: &Properties,
         delivery_mode: u8,
     ) -> Self {
+        let (body, priority) = (self.body(), self.0[9]);
+        Self::put_together(
+            exchange,
+            routing_key,
+            properties,
+            body,
+            delivery_mode,
+            priority,
+        )
+    }
+
+    fn put_together(
+        exchange: &str,
+        routing_key: &str,
+        properties: &Properties,
+        body: &[u8],
+        delivery_mode: u8,
+        priority: u8,
+    ) -> Self {
         let mut raw = Vec::new();
         let flags = properties.encode(&mut raw);
         let header = ContentHeader {
             class_id: leveret_codec::CLASS_BASIC,
-            body_size: self.body().len() as u64,
+            body_size: body.len() as u64,
             flags,
             raw: &raw,
             summary: leveret_codec::PropertySummary {
                 delivery_mode,
-                priority: self.0[9],
+                priority,
             },
         };
-        let mut message = Self::build(&mut Vec::new(), exchange, routing_key, &header, self.body());
+        let mut message = Self::build(&mut Vec::new(), exchange, routing_key, &header, body);
         if let Some(block) = Arc::get_mut(&mut message.0) {
-            block[8] = delivery_mode; // with our own mark, which is taken off what clients send
+            block[8] = delivery_mode; // with our own marks
         }
         message
     }
@@ -220,7 +268,7 @@ impl Message {
     #[must_use]
     #[inline]
     pub fn is_persistent(&self) -> bool {
-        self.0[8] & !DIED == PERSISTENT
+        self.0[8] & !MARKS == PERSISTENT
     }
 
     /// The priority property; 0 if it was absent.
@@ -330,7 +378,7 @@ fn write_head(block: &mut Vec<u8>, exchange: &str, routing_key: &str, header: &C
     head[0..2].copy_from_slice(&header.flags.to_le_bytes());
     head[2..6].copy_from_slice(&properties_len.to_le_bytes());
     head[6..8].copy_from_slice(&address_len.to_le_bytes());
-    head[8] = header.summary.delivery_mode & !DIED;
+    head[8] = persistence(header.summary.delivery_mode);
     head[9] = header.summary.priority;
     block.reserve(HEAD + usize::from(address_len) + header.raw.len());
     block.extend_from_slice(&head);
@@ -339,6 +387,16 @@ fn write_head(block: &mut Vec<u8>, exchange: &str, routing_key: &str, header: &C
     block.push(routing_key.len() as u8);
     block.extend_from_slice(routing_key);
     block.extend_from_slice(header.raw);
+}
+
+/// A delivery mode, if it means anything to us: our own marks never come from a client.
+#[inline]
+const fn persistence(delivery_mode: u8) -> u8 {
+    if delivery_mode == PERSISTENT {
+        PERSISTENT
+    } else {
+        0
+    }
 }
 
 fn cut(name: &str) -> &[u8] {
