@@ -103,9 +103,24 @@ pub enum Fact {
         /// The last place.
         through: Seq,
     },
+    /// Something is kept under a key from here on, or nothing any more. What it means is known to
+    /// whoever notes it.
+    Noted(Note),
     /// Several facts that hold together or not at all (`tx.commit`).
     Together(Vec<Self>),
 }
+
+/// Something to be kept under a key, or nothing under that key any more.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Note {
+    /// Says whose it is up to the first zero octet, then what: up to [`NOTE_KEY_MAX`] octets.
+    pub key: Arc<[u8]>,
+    /// What is kept there from now on.
+    pub value: Option<Arc<[u8]>>,
+}
+
+/// Longest key of a [`Note`], in octets.
+pub const NOTE_KEY_MAX: usize = 1_024;
 
 /// A binding, by names.
 #[derive(Clone, Debug, Eq, PartialEq)]

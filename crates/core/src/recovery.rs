@@ -106,6 +106,7 @@ impl Vhost {
                 self.touch_queue(id);
             }
             Fact::Bound(binding) => self.rebind(binding)?,
+            Fact::Noted(_) => {}
             Fact::ExchangeDeleted { .. }
             | Fact::QueueDeleted { .. }
             | Fact::Unbound(_)

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::error::AmqpError;
 use crate::ids::Wall;
 use crate::message::Message;
+pub use crate::record::Note;
 
 /// Keeps the schedules of a vhost and says what is due.
 pub trait Scheduler: fmt::Debug + Send {
@@ -91,15 +92,6 @@ pub struct Deeds {
     pub notes: Vec<Note>,
     /// What is to be published.
     pub fires: Vec<Fire>,
-}
-
-/// Something to be kept in the log under a key, or nothing under that key any more.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Note {
-    /// Up to 1,024 octets. The first one, up to a zero octet, says whose it is.
-    pub key: Arc<[u8]>,
-    /// What is kept there from now on.
-    pub value: Option<Arc<[u8]>>,
 }
 
 /// A message that is due.

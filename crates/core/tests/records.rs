@@ -42,6 +42,7 @@ fn in_short(t: &BrokerTest, fact: &Fact) -> String {
                 .collect();
             format!("purged {}{}", name(queue), runs.join("+"))
         }
+        Fact::Noted(note) => format!("noted {}", String::from_utf8_lossy(&note.key)),
         Fact::MayDeliver { queue, through } => format!("may deliver {}{through}", name(queue)),
         Fact::Together(facts) => {
             let facts: Vec<_> = facts.iter().map(|fact| in_short(t, fact)).collect();

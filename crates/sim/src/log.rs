@@ -360,6 +360,7 @@ impl Durable {
                     self.apply(lsn, fact)?;
                 }
             }
+            Fact::Noted(_) => {}
             Fact::MayDeliver { queue, through } => {
                 if let Some(kept) = self.queue(queue) {
                     kept.mark = through.0;
@@ -392,6 +393,13 @@ impl Durable {
             Fact::Unbound(gone) => {
                 let same = |fact: &Fact| matches!(fact, Fact::Bound(b) if b == gone);
                 self.definitions.retain(|(_, fact)| !same(fact));
+            }
+            Fact::Noted(note) => {
+                let other = |fact: &Fact| !matches!(fact, Fact::Noted(n) if n.key == note.key);
+                self.definitions.retain(|(_, fact)| other(fact));
+                if note.value.is_some() {
+                    self.definitions.push((lsn, fact.clone()));
+                }
             }
             _ => {}
         }

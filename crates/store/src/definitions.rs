@@ -1,4 +1,4 @@
-//! The exchanges, queues and bindings of a vhost that are there.
+//! The exchanges, queues, bindings and notes of a vhost that are there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ type Key = (u64, u32);
 pub(crate) struct Definitions {
     facts: BTreeMap<Key, Fact>,
     exchanges: BTreeMap<Arc<str>, Key>,
+    notes: BTreeMap<Arc<[u8]>, Key>,
     /// Bindings by their source.
     from: BTreeMap<Arc<str>, BTreeSet<Key>>,
     /// Bindings by their destination; whether it is a queue.
@@ -61,6 +62,16 @@ impl Definitions {
                 self.remove_bindings_to(true, name);
             }
             Fact::Unbound(binding) => self.unbind(binding),
+            Fact::Noted(note) => {
+                if let Some(before) = self.notes.remove(&note.key) {
+                    self.facts.remove(&before);
+                }
+                if note.value.is_some() {
+                    let key = self.key(lsn);
+                    self.notes.insert(Arc::clone(&note.key), key);
+                    self.facts.insert(key, fact);
+                }
+            }
             _ => {}
         }
     }

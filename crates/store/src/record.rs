@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use leveret_core::ids::QueueNumber;
-use leveret_core::record::{BindingFact, Fact};
+use leveret_core::record::{BindingFact, Fact, Note};
 
 use crate::format::{Input, put_bytes, put_varint};
 
@@ -27,6 +27,7 @@ pub(crate) mod kind {
     pub(crate) const FREED: u8 = 13;
     pub(crate) const MOVED: u8 = 14;
     pub(crate) const REACHED: u8 = 15;
+    pub(crate) const NOTED: u8 = 16;
 }
 
 /// Octets of the sum before each message.
@@ -59,7 +60,7 @@ pub(crate) struct Head<'a> {
 #[derive(Debug)]
 pub(crate) enum What<'a> {
     VhostNamed(&'a str),
-    /// A declaration, deletion or binding.
+    /// A declaration, deletion, binding or note.
     Defined(Fact),
     Published(Publish<'a>),
     Settled {
@@ -268,6 +269,13 @@ fn put_definition(out: &mut Vec<u8>, fact: &Fact) {
             put_bytes(out, binding.routing_key.as_bytes());
             put_bytes(out, &binding.arguments);
         }
+        Fact::Noted(note) => {
+            put_bytes(out, &note.key);
+            out.push(u8::from(note.value.is_some()));
+            if let Some(value) = &note.value {
+                put_bytes(out, value);
+            }
+        }
         Fact::Published { .. }
         | Fact::Settled { .. }
         | Fact::Purged { .. }
@@ -288,6 +296,7 @@ pub(crate) fn kind_of(fact: &Fact) -> u8 {
         Fact::Published { .. } => kind::PUBLISHED,
         Fact::Settled { .. } | Fact::Purged { .. } => kind::SETTLED,
         Fact::MayDeliver { .. } => kind::MAY_DELIVER,
+        Fact::Noted(_) => kind::NOTED,
         Fact::Together(_) => kind::TOGETHER,
     }
 }
@@ -316,6 +325,7 @@ pub(crate) fn head_bound(fact: &Fact) -> usize {
         Fact::Published { user, places, .. } => user.len() + 20 * places.len(),
         Fact::Settled { .. } | Fact::MayDeliver { .. } => 0,
         Fact::Purged { places, .. } => 20 * places.len(),
+        Fact::Noted(note) => note.key.len() + note.value.as_ref().map_or(0, |value| value.len()),
         Fact::Together(facts) => facts.iter().map(head_bound).sum(),
     }
 }
@@ -402,7 +412,7 @@ pub(crate) fn decode_runs(input: &mut Input<'_>) -> Option<Vec<(u64, u64)>> {
     Some(runs)
 }
 
-/// Reads what [`put_fact`] wrote of a declaration, deletion or binding.
+/// Reads what [`put_fact`] wrote of a declaration, deletion, binding or note.
 pub(crate) fn decode_definition(kind: u8, input: &mut Input<'_>) -> Option<Fact> {
     Some(match kind {
         kind::EXCHANGE_DECLARED => Fact::ExchangeDeclared {
@@ -426,6 +436,15 @@ pub(crate) fn decode_definition(kind: u8, input: &mut Input<'_>) -> Option<Fact>
         },
         kind::BOUND => Fact::Bound(decode_binding(input)?),
         kind::UNBOUND => Fact::Unbound(decode_binding(input)?),
+        kind::NOTED => {
+            let key = input.bytes()?.into();
+            let value = if input.flag()? {
+                Some(input.bytes()?.into())
+            } else {
+                None
+            };
+            Fact::Noted(Note { key, value })
+        }
         _ => return None,
     })
 }

@@ -506,5 +506,6 @@ fn short(fact: &Fact) -> String {
         Fact::ExchangeDeleted { name } => format!("-exchange {name}"),
         Fact::Bound(b) => format!("+{}>{}", b.source, b.destination),
         Fact::Unbound(b) => format!("-{}>{}", b.source, b.destination),
+        Fact::Noted(n) => format!("note {:?} {}", n.key, n.value.is_some()),
     }
 }

@@ -86,6 +86,12 @@ impl State {
             Fact::Unbound(gone) => {
                 self.forget(|fact| matches!(fact, Fact::Bound(b) if b == gone));
             }
+            Fact::Noted(note) => {
+                self.forget(|fact| matches!(fact, Fact::Noted(n) if n.key == note.key));
+                if note.value.is_some() {
+                    self.definitions.insert(lsn, fact.clone());
+                }
+            }
             _ => {}
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use leveret_codec::{CLASS_BASIC, ContentHeader, Properties, PropertySummary};
-use leveret_core::record::BindingFact;
+use leveret_core::record::{BindingFact, Note};
 use leveret_core::{Fact, Message, QueueNumber, Seq, Wall};
 
 use super::model::{Model, Queue, VHOSTS};
@@ -285,7 +285,7 @@ fn define(model: &mut Model, vhost: usize, dice: &mut Dice) {
     let (queues, exchanges) = (state.queue_names(), state.exchange_names());
     let name: Arc<str> = dice.one_of(&NAMES).into();
     let has_queue = |name: &Arc<str>| queues.iter().any(|(_, n)| n == name);
-    let fact = match dice.below(10) {
+    let fact = match dice.below(12) {
         _ if queues.is_empty() => queue_declared(name, dice),
         0..3 if !has_queue(&name) => queue_declared(name, dice),
         3 | 4 => {
@@ -308,6 +308,11 @@ fn define(model: &mut Model, vhost: usize, dice: &mut Dice) {
             let bindings = state.bindings();
             let binding = bindings[dice.below(bindings.len())];
             Fact::Unbound(binding.clone())
+        }
+        10 | 11 => {
+            let key = [b'n', 0, dice.below(3) as u8].into();
+            let value = dice.chance(70).then(|| arguments(dice));
+            Fact::Noted(Note { key, value })
         }
         _ if !exchanges.is_empty() => {
             let source = Arc::clone(&exchanges[dice.below(exchanges.len())]);
