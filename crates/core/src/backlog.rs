@@ -57,7 +57,7 @@ impl Vhost {
     }
 
     /// Octets of a queue's first messages that stay when the rest is paged out.
-    fn kept_bytes(&self) -> usize {
+    pub(crate) fn kept_bytes(&self) -> usize {
         self.limits.queue_memory_max / KEPT_PART
     }
 
@@ -140,6 +140,7 @@ impl Vhost {
         }
         self.logging.sort_unstable();
         self.logging.dedup();
+        self.page_out_delayed(fx);
     }
 
     /// Pages a queue out if that is asked for. Returns whether it has to wait for the log.
@@ -177,6 +178,9 @@ impl Vhost {
 
     /// Messages have come back from the log.
     pub(crate) fn fetched(&mut self, fetched: Fetched, fx: &mut Effects) {
+        if Self::is_for_delayed(&fetched) {
+            return self.delayed_fetched(fetched, fx);
+        }
         let id = fetched.queue;
         let Some(queue) = self.queues.get_mut(id) else {
             return;

@@ -92,6 +92,8 @@ pub struct Totals {
     pub ready: usize,
     /// Messages delivered and not settled.
     pub unacked: usize,
+    /// Messages waiting for their time.
+    pub delayed: usize,
     /// Octets of memory held by ready messages, a message in several queues counted in each.
     pub ready_bytes: usize,
 }

@@ -49,6 +49,7 @@ impl Vhost {
         self.check_exchanges();
         self.check_replies();
         self.check_log();
+        self.delayed.check();
     }
 
     fn check_connection(&self, id: ConnectionId, connection: &Connection) {

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use leveret_codec::{FieldTable, FieldValue};
 
+use crate::delay;
 use crate::effect::Effects;
-use crate::ids::{QueueId, QueueNumber, Seq};
+use crate::ids::{Lsn, QueueId, QueueNumber, Seq};
 use crate::message::Message;
 use crate::queue::index::Entry;
 use crate::queue::rules::DeadLetterTo;
@@ -168,6 +169,13 @@ impl Vhost {
         };
         let now_s = self.now.wall.0 / 1_000;
         let letter = Letter::of(&death, now_s);
+        if self.exchanges.get(exchange).is_some_and(|x| x.delays)
+            && let Some(due) = delay::of_dead_letter(&letter.message)
+        {
+            self.metrics.dead_lettered += 1;
+            self.hold(&Arc::from(""), letter.message, due, settled, fx);
+            return;
+        }
         let keys: Vec<&str> = letter.keys.iter().map(String::as_str).collect();
         self.walk(exchange, &keys, &letter.message);
         let before = self.router.queues.len();
@@ -188,7 +196,7 @@ impl Vhost {
     }
 
     /// One record: out of its queue and into the others.
-    fn record_letter(
+    pub(crate) fn record_letter(
         &mut self,
         settled: Option<Fact>,
         message: &Message,
@@ -208,12 +216,22 @@ impl Vhost {
             at: self.now.wall,
             places,
         });
-        let fact = match (settled, published) {
-            (Some(settled), Some(published)) => Fact::Together(vec![settled, published]),
+        self.record_both(settled, published, fx);
+    }
+
+    /// One record of one or two facts; `Lsn(0)` if there is none.
+    pub(crate) fn record_both(
+        &mut self,
+        first: Option<Fact>,
+        second: Option<Fact>,
+        fx: &mut Effects,
+    ) -> Lsn {
+        let fact = match (first, second) {
+            (Some(first), Some(second)) => Fact::Together(vec![first, second]),
             (Some(fact), None) | (None, Some(fact)) => fact,
-            (None, None) => return,
+            (None, None) => return Lsn(0),
         };
-        self.record(fact, fx);
+        self.record(fact, fx)
     }
 }
 

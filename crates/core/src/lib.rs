@@ -31,6 +31,8 @@ mod check;
 mod connection;
 mod consumer;
 mod dead_letter;
+mod delay;
+mod delayed;
 mod delivery;
 mod exchange;
 mod expiry;

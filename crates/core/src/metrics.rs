@@ -44,6 +44,9 @@ counters! {
     dead_lettered: "messages_dead_lettered", "Messages passed on to a dead-letter exchange.";
     dead_letter_cycles: "messages_dead_letter_cycles", "Dead letters that would have gone round for ever.";
     dead_letters_dropped: "messages_dead_letters_dropped", "Dead letters dropped because far too many came of few.";
+    delayed: "messages_delayed", "Messages kept to be delivered later.";
+    delayed_released: "messages_delayed_released", "Delayed messages that were due.";
+    delayed_cancelled: "messages_delayed_cancelled", "Delayed messages that somebody has cancelled.";
     rejected: "messages_rejected", "Messages refused to publishers in confirm mode (basic.nack).";
     paged_out: "messages_paged_out", "Messages let go from memory, to be read back from the log.";
     paged_in: "messages_paged_in", "Messages read back from the log.";

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use leveret_codec::{FieldTable, FieldValue};
 
 use crate::binding::{Binding, Destination};
+use crate::delayed::QUEUE;
 use crate::exchange::{Exchange, make};
 use crate::ids::{Lsn, Mono, QueueNumber, Seq};
 use crate::log::{LogError, Recovered, RecoveredQueue};
@@ -32,6 +33,11 @@ impl Vhost {
             .map(|(id, queue)| (queue.logged.number, id))
             .collect();
         for kept in recovered.queues {
+            if Some(kept.number) == self.delays_number() {
+                check_places(&kept)?;
+                self.recover_delayed(&kept);
+                continue;
+            }
             let queue = numbers.get(&kept.number);
             let Some(queue) = queue.and_then(|&id| self.queues.get_mut(id)) else {
                 let number = kept.number;
@@ -66,13 +72,13 @@ impl Vhost {
                 internal,
                 arguments,
             } => {
-                let Some((kind, routes)) = make(kind, self.hash_seed) else {
-                    return Err(corrupt(format_args!("exchange '{name}' of type '{kind}'")));
-                };
                 if self.exchange_names.contains_key(name) {
                     return Err(corrupt(format_args!("exchange '{name}' twice")));
                 }
                 let arguments = table(arguments)?;
+                let Ok(made) = make(kind, &arguments, self.hash_seed) else {
+                    return Err(corrupt(format_args!("exchange '{name}' of type '{kind}'")));
+                };
                 let alternate = arguments.get("alternate-exchange");
                 let alternate = alternate.and_then(FieldValue::as_str).map(Arc::from);
                 let id = self.exchanges.insert(Exchange {
@@ -83,7 +89,8 @@ impl Vhost {
                     internal: *internal,
                     arguments,
                     alternate,
-                    routes,
+                    routes: made.routes,
+                    delays: made.delays,
                     passed: 0,
                 });
                 self.exchange_names.insert(Arc::clone(name), id);
@@ -93,6 +100,10 @@ impl Vhost {
                 auto_delete,
                 arguments,
             } => {
+                if **name == *QUEUE {
+                    self.recover_delays(lsn);
+                    return Ok(());
+                }
                 if self.queue_names.contains_key(name) {
                     return Err(corrupt(format_args!("queue '{name}' twice")));
                 }

@@ -16,13 +16,13 @@ pub use crate::record::Note;
 
 /// Keeps the schedules of a vhost and says what is due.
 pub trait Scheduler: fmt::Debug + Send {
-    /// Takes over what is left of its notes after a start, in the order of their keys. Called
-    /// once, before anything else. What fell due while nobody was there is for
+    /// Takes over what is left of its notes after a start, in the order of their keys, none
+    /// without a value. Called once, before anything else. What fell due while nobody was there is for
     /// [`Scheduler::due`] to judge.
     ///
     /// # Errors
     /// Says what is wrong if the notes cannot be its own.
-    fn recover(&mut self, now: Wall, notes: Vec<(Arc<[u8]>, Arc<[u8]>)>) -> Result<(), String>;
+    fn recover(&mut self, now: Wall, notes: Vec<Note>) -> Result<(), String>;
 
     /// A client wants something of it: to keep a schedule, to change one, to know.
     ///

@@ -2,6 +2,7 @@
 
 use leveret_wheel::{TimerKey, Wheel};
 
+use crate::delayed::Clock;
 use crate::effect::Effects;
 use crate::ids::{ChannelKey, Mono, QueueId};
 use crate::vhost::Vhost;
@@ -17,6 +18,8 @@ pub(crate) enum Timer {
     Unsettled(ChannelKey),
     /// Deaths wait to be carried out.
     Bury,
+    /// Messages may be due to be delivered that waited for that by this clock.
+    Delayed(Clock),
     /// A read from the log had failed and is to be tried again.
     FetchAgain(QueueId),
 }
@@ -84,6 +87,7 @@ impl Vhost {
                 Timer::MessageExpiry(queue) => self.message_timer(queue, fx),
                 Timer::Unsettled(channel) => self.check_unsettled(channel, fx),
                 Timer::Bury => self.bury_rest(fx),
+                Timer::Delayed(clock) => self.delayed_timer(clock, fx),
                 Timer::FetchAgain(queue) => self.fetch_again(queue, fx),
             }
         }

@@ -26,11 +26,12 @@ use crate::channel::{Channel, Mode};
 use crate::connection::{Connection, Origin, Slot};
 use crate::consumer::Consumer;
 use crate::dead_letter::Death;
+use crate::delayed::Delayed;
 use crate::delivery::Counts;
 use crate::effect::{Effects, Outbound};
 use crate::error::{AmqpError, Named, Scope};
 use crate::event::Event;
-use crate::exchange::{Exchange, PREDECLARED, make};
+use crate::exchange::{Exchange, Made, PREDECLARED, make};
 use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, ExchangeId, Lsn, Now, QueueId};
 use crate::input::Peer;
 use crate::map::{HashSeed, Map};
@@ -90,6 +91,8 @@ pub(crate) struct Vhost {
     pub(crate) deaths: VecDeque<Death>,
     /// A timer runs for the rest of them.
     pub(crate) burying: bool,
+    /// Messages that are not to be delivered yet.
+    pub(crate) delayed: Delayed,
     /// Queues whose next mark waits for the log, or that have something to page out.
     pub(crate) logging: Vec<QueueId>,
     /// The resource alarm that is on, as shown to clients.
@@ -129,6 +132,7 @@ impl Vhost {
             getters: Vec::new(),
             deaths: VecDeque::new(),
             burying: false,
+            delayed: Delayed::default(),
             logging: Vec::new(),
             alarm: None,
             random,
@@ -140,7 +144,8 @@ impl Vhost {
     }
 
     fn predeclare(&mut self, name: &str, kind: &str, internal: bool) {
-        let Some((kind, routes)) = make(kind, self.hash_seed) else {
+        let Ok(Made { kind, routes, .. }) = make(kind, &FieldTable::default(), self.hash_seed)
+        else {
             return;
         };
         let name: Arc<str> = Arc::from(name);
@@ -153,6 +158,7 @@ impl Vhost {
             arguments: FieldTable::default(),
             alternate: None,
             routes,
+            delays: false,
             passed: 0,
         });
         if name.is_empty() {
@@ -566,6 +572,7 @@ impl Vhost {
                 .values()
                 .map(|channel| channel.unacked.len())
                 .sum(),
+            delayed: self.delayed.len(),
             ready_bytes: self.queues.values().map(|queue| queue.index.bytes()).sum(),
         }
     }

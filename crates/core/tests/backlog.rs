@@ -2,70 +2,14 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-
+use common::kept::Kept;
 use common::*;
 use leveret_codec::{BasicGet, QueuePurge, TxCommit};
 use leveret_core::log::{Fetched, LogError};
-use leveret_core::{Fact, Input, Limits, Message, QueueNumber, Seq};
+use leveret_core::{Fact, Input, Limits};
 
 /// Octets a queue may hold in these tests; a quarter of it stays.
 const MEMORY: usize = 8_000;
-
-/// What the log has of the messages.
-#[derive(Default)]
-struct Kept(BTreeMap<(QueueNumber, Seq), Message>);
-
-impl Kept {
-    fn take_in(&mut self, t: &mut BrokerTest) {
-        for fact in t.facts() {
-            self.apply(fact);
-        }
-    }
-
-    fn apply(&mut self, fact: Fact) {
-        match fact {
-            Fact::Published {
-                message, places, ..
-            } => {
-                for place in places {
-                    self.0.insert(place, message.clone());
-                }
-            }
-            Fact::Settled { queue, seq } => {
-                self.0.remove(&(queue, seq));
-            }
-            Fact::Together(facts) => facts.into_iter().for_each(|fact| self.apply(fact)),
-            _ => {}
-        }
-    }
-
-    /// Answers everything that is asked back, until nothing is any more.
-    fn answer_all(&mut self, t: &mut BrokerTest) {
-        while self.answer(t) {}
-    }
-
-    fn answer(&mut self, t: &mut BrokerTest) -> bool {
-        self.take_in(t);
-        let Some(fetch) = t.fetches.pop() else {
-            return false;
-        };
-        let wanted = (fetch.number, fetch.first)..=(fetch.number, fetch.last);
-        let (mut messages, mut bytes) = (Vec::new(), 0);
-        for ((_, seq), message) in self.0.range(wanted) {
-            if bytes < fetch.bytes_max {
-                bytes += message.memory_bytes();
-                messages.push((*seq, message.clone()));
-            }
-        }
-        t.step(Input::Fetched(Fetched {
-            queue: fetch.queue,
-            messages,
-            error: None,
-        }));
-        true
-    }
-}
 
 fn small() -> (BrokerTest, Chan) {
     let mut t = BrokerTest::with_limits(Limits {

@@ -21,7 +21,7 @@ use crate::binding::{Binding, Destination};
 use crate::error::AmqpError;
 use crate::message::Message;
 
-pub(crate) use registry::{PREDECLARED, make};
+pub(crate) use registry::{DELAYED_TYPE, Made, PREDECLARED, is_type, make};
 
 /// What a type of exchange knows: its own bindings, and where a key leads.
 pub(crate) trait ExchangeType: fmt::Debug + Send {
@@ -76,6 +76,8 @@ pub(crate) struct Exchange {
     /// Where messages go that it routes nowhere (argument `alternate-exchange`).
     pub(crate) alternate: Option<Arc<str>>,
     pub(crate) routes: Box<dyn ExchangeType>,
+    /// It cares for the header `x-delay`.
+    pub(crate) delays: bool,
     /// Number of the last routing that passed here: a message passes each exchange once.
     pub(crate) passed: u64,
 }

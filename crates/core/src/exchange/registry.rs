@@ -1,5 +1,8 @@
 //! Which types of exchange there are, and which exchanges every vhost starts with.
 
+use leveret_codec::{FieldTable, FieldValue};
+
+use crate::error::AmqpError;
 use crate::exchange::ExchangeType;
 use crate::exchange::direct::Direct;
 use crate::exchange::fanout::Fanout;
@@ -30,13 +33,68 @@ pub(crate) const PREDECLARED: [(&str, &str, bool); 7] = [
     ("amq.rabbitmq.trace", "topic", true),
 ];
 
-/// The type's own name and an empty routing structure, if there is such a type.
+/// RabbitMQ's plugin of this name: routes like the type in its argument, with delay.
+const DELAYED: &str = "x-delayed-message";
+
+/// The argument that names the type such an exchange routes like.
+pub(crate) const DELAYED_TYPE: &str = "x-delayed-type";
+
+/// An exchange's type, as made.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// The type's own name.
+    pub(crate) kind: &'static str,
+    /// An empty routing structure.
+    pub(crate) routes: Box<dyn ExchangeType>,
+    /// It cares for the header `x-delay`.
+    pub(crate) delays: bool,
+}
+
+/// Whether there is such a type.
+pub(crate) fn is_type(kind: &str) -> bool {
+    kind == DELAYED || find(kind).is_some()
+}
+
+/// Makes what an exchange of this type routes with.
+///
+/// # Errors
+/// `PRECONDITION_FAILED`: there is no such type, or it is not to be had with these arguments.
 pub(crate) fn make(
     kind: &str,
+    arguments: &FieldTable,
     hash_seed: HashSeed,
-) -> Option<(&'static str, Box<dyn ExchangeType>)> {
-    TYPES
-        .iter()
-        .find(|(name, _)| *name == kind)
-        .map(|(name, new)| (*name, new(hash_seed)))
+) -> Result<Made, AmqpError> {
+    let delays = kind == DELAYED;
+    let like = if delays {
+        delayed_type(arguments)?
+    } else {
+        kind
+    };
+    let Some((like, new)) = find(like) else {
+        let why = format_args!("unknown exchange type '{like}'");
+        return Err(AmqpError::precondition_failed(why));
+    };
+    Ok(Made {
+        kind: if delays { DELAYED } else { like },
+        routes: new(hash_seed),
+        delays,
+    })
+}
+
+fn find(kind: &str) -> Option<(&'static str, Constructor)> {
+    TYPES.iter().find(|(name, _)| *name == kind).copied()
+}
+
+/// With the plugin's words.
+fn delayed_type(arguments: &FieldTable) -> Result<&str, AmqpError> {
+    let wrong = |what| {
+        Err(AmqpError::precondition_failed(format_args!(
+            "Invalid argument, {what}"
+        )))
+    };
+    match arguments.get(DELAYED_TYPE).and_then(FieldValue::as_str) {
+        None => wrong("'x-delayed-type' must be an existing exchange type"),
+        Some(DELAYED) => wrong("'x-delayed-message' can't be used for 'x-delayed-type'"),
+        Some(kind) => Ok(kind),
+    }
 }

@@ -12,7 +12,7 @@ use crate::connection::Origin;
 use crate::effect::Effects;
 use crate::error::{AmqpError, Named};
 use crate::event::Event;
-use crate::exchange::{Exchange, make};
+use crate::exchange::{DELAYED_TYPE, Exchange, is_type, make};
 use crate::ids::Lsn;
 use crate::method::{RESERVED_PREFIX, strip};
 use crate::permission::Access;
@@ -69,15 +69,17 @@ impl Vhost {
         m: &ExchangeDeclare<'_>,
         fx: &mut Effects,
     ) -> Result<(), AmqpError> {
-        let Some((kind, routes)) = make(&m.kind, self.hash_seed) else {
+        if !is_type(&m.kind) {
             let why = format_args!("unknown exchange type '{}'", m.kind);
             return Err(AmqpError::precondition_failed(why));
-        };
+        }
         refuse_default(name)?;
         let named = self.exchange_named(name);
         self.permit(from.connection, Access::Configure, named)?;
         self.check_arguments(&m.arguments)?;
         let arguments = m.arguments.parse();
+        let made = make(&m.kind, &arguments, self.hash_seed)?;
+        let kind = made.kind;
         if let Some(existing) = self
             .exchange_names
             .get(name)
@@ -87,12 +89,11 @@ impl Vhost {
             check_property("durable", m.durable, existing.durable, named)?;
             check_property("auto_delete", m.auto_delete, existing.auto_delete, named)?;
             check_property("internal", m.internal, existing.internal, named)?;
-            return check_same(
-                ALTERNATE,
-                arguments.get(ALTERNATE),
-                existing.arguments.get(ALTERNATE),
-                named,
-            );
+            for name in [ALTERNATE, DELAYED_TYPE] {
+                let (received, current) = (arguments.get(name), existing.arguments.get(name));
+                check_same(name, received, current, named)?;
+            }
+            return Ok(());
         }
         if name.starts_with(RESERVED_PREFIX) {
             return Err(AmqpError::access_refused(format_args!(
@@ -107,6 +108,9 @@ impl Vhost {
         }
 
         let name: Arc<str> = Arc::from(name);
+        if made.delays {
+            self.prepare_delays(fx); // dead letters may have to be delayed in the midst of a tx
+        }
         if m.durable {
             let fact = Fact::ExchangeDeclared {
                 name: Arc::clone(&name),
@@ -125,7 +129,8 @@ impl Vhost {
             internal: m.internal,
             arguments,
             alternate,
-            routes,
+            routes: made.routes,
+            delays: made.delays,
             passed: 0,
         });
         self.exchange_names.insert(Arc::clone(&name), id);

@@ -9,6 +9,8 @@ mod publish;
 mod queue;
 mod tx;
 
+pub(crate) use publish::take_copies;
+
 use leveret_codec::{
     AccessRequestOk, ChannelFlowOk, ChannelOpenOk, ConfirmSelectOk, ConnectionCloseOk, Method,
 };

@@ -9,6 +9,7 @@ use leveret_codec::{BasicNack, FieldTable, FieldValue, Properties, flags};
 use crate::channel::Mode;
 use crate::channel::transaction::TxPublish;
 use crate::connection::Origin;
+use crate::delay::{self, Due};
 use crate::effect::{Effects, Outbound};
 use crate::error::{AmqpError, ReplyCode};
 use crate::ids::{ChannelKey, ExchangeId, Lsn, QueueId};
@@ -32,10 +33,6 @@ const COPIES_MAX: usize = 256;
 
 /// Longest routing key, in octets: what a short string holds.
 const ROUTING_KEY_MAX: usize = 255;
-
-/// Most that the publishes of one transaction hold until it is committed, in octets: they are one
-/// record of the log.
-const TRANSACTION_BYTES_MAX: usize = 1 << 30;
 
 /// What became of a message that was published.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -80,7 +77,11 @@ impl Vhost {
         };
         let mut copies = Copies::default();
         if message.property_flags() & LOOKED_AT != 0 {
-            (message, copies) = self.look_at_properties(from, message)?;
+            let due;
+            (message, copies, due) = self.look_at_properties(from, exchange, message)?;
+            if let Some(due) = due {
+                return self.publish_later(from, mandatory, message, due, fx);
+            }
         }
         let memo = if !copies.keys.is_empty() {
             let own = message.routing_key().to_owned();
@@ -113,25 +114,62 @@ impl Vhost {
         };
         channel.memo = memo;
         if let Mode::Tx(tx) = &mut channel.mode {
-            let queues = self.router.queues.clone();
-            tx.bytes += message.memory_bytes() + queues.len() * size_of::<QueueId>();
-            if tx.bytes > TRANSACTION_BYTES_MAX {
-                return Err(AmqpError::precondition_failed(format_args!(
-                    "transaction of more than {TRANSACTION_BYTES_MAX} octets"
-                )));
-            }
-            tx.publishes.push(TxPublish {
+            return tx.add(TxPublish {
                 message,
                 mandatory,
-                queues,
+                queues: self.router.queues.clone(),
+                due: None,
             });
-            return Ok(());
         }
         match self.distribute(from, mandatory, message, fx) {
             Fate::Kept(due) => self.confirm_when(from.key, due),
             Fate::Refused => self.reject_publish(from, fx),
         }
         Ok(())
+    }
+
+    /// Takes in a message that is to be delivered later. If it is mandatory and no queue would take
+    /// it now, it is returned now: nobody may be there any more when it is due.
+    fn publish_later(
+        &mut self,
+        from: Origin,
+        mandatory: bool,
+        message: Message,
+        due: Due,
+        fx: &mut Effects,
+    ) -> Result<(), AmqpError> {
+        if mandatory {
+            let exchange = self.find_exchange(message.exchange())?;
+            self.walk(exchange, &[message.routing_key()], &message);
+            if self.router.queues.is_empty() {
+                self.unroutable(from, mandatory, message, fx);
+                self.confirm_when(from.key, Lsn(0));
+                return Ok(());
+            }
+        }
+        let Some(channel) = self.channels.get_mut(from.key) else {
+            return Ok(());
+        };
+        if let Mode::Tx(tx) = &mut channel.mode {
+            tx.add(TxPublish {
+                message,
+                mandatory,
+                queues: Vec::new(),
+                due: Some(due),
+            })?;
+            self.prepare_delays(fx);
+            return Ok(());
+        }
+        let user = self.user_of(from);
+        let safe = self.hold(&user, message, due, None, fx);
+        self.confirm_when(from.key, safe);
+        Ok(())
+    }
+
+    /// Who is at the other end.
+    pub(super) fn user_of(&self, from: Origin) -> Arc<str> {
+        let connection = self.connections.get(from.connection);
+        connection.map_or_else(|| Arc::from(""), |c| Arc::clone(&c.peer.user))
     }
 
     /// The first publish of a connection: from here on resource alarms concern it.
@@ -237,10 +275,9 @@ impl Vhost {
         if places.is_empty() {
             return Lsn(0);
         }
-        let user = self.connections.get(from.connection).map(|c| &c.peer.user);
         let fact = Fact::Published {
             message: message.clone(),
-            user: user.map_or_else(|| Arc::from(""), Arc::clone),
+            user: self.user_of(from),
             at: self.now.wall,
             places,
         };
@@ -269,11 +306,12 @@ impl Vhost {
     fn look_at_properties(
         &self,
         from: Origin,
+        exchange: ExchangeId,
         message: Message,
-    ) -> Result<(Message, Copies), AmqpError> {
+    ) -> Result<(Message, Copies, Option<Due>), AmqpError> {
         let present = message.property_flags() & LOOKED_AT;
-        if present == flags::HEADERS && !may_have_copies(message.raw_properties()) {
-            return Ok((message, Copies::default()));
+        if present == flags::HEADERS && !may_mean_something(message.raw_properties()) {
+            return Ok((message, Copies::default(), None));
         }
         let mut properties = message.properties();
         let mut rewritten = false;
@@ -294,10 +332,14 @@ impl Vhost {
             check_expiration(expiration)?;
         }
         let mut copies = Copies::default();
+        let mut due = None;
         if let Some(headers) = &mut properties.headers {
             copies.add(headers, "CC")?;
             copies.add(headers, "BCC")?;
-            rewritten |= headers.remove("BCC").is_some();
+            let delays = self.exchanges.get(exchange).is_some_and(|x| x.delays);
+            due = delay::asked(headers, delays, self.now.wall)?;
+            // When it is due, somebody has to know who gets a copy.
+            rewritten |= due.is_none() && headers.remove("BCC").is_some();
         }
         self.check_user_id(from, &properties)?;
         let message = if rewritten {
@@ -305,7 +347,7 @@ impl Vhost {
         } else {
             message
         };
-        Ok((message, copies))
+        Ok((message, copies, due))
     }
 
     /// 406 if the message claims to be somebody else's.
@@ -396,9 +438,24 @@ impl Copies {
     }
 }
 
-/// Whether the raw properties could hold a CC or BCC header. Cheap, and sure when it says no.
-fn may_have_copies(raw: &[u8]) -> bool {
-    raw.windows(2).any(|pair| pair == b"CC")
+/// Takes out what says who gets a copy: the keys, and whether that has changed the headers. What is
+/// wrong there was refused when the message came in.
+pub(crate) fn take_copies(headers: &mut FieldTable) -> (Vec<String>, bool) {
+    let mut copies = Copies::default();
+    for name in ["CC", "BCC"] {
+        if copies.add(headers, name).is_err() {
+            copies.keys.clear();
+        }
+    }
+    let stripped = headers.remove("BCC").is_some();
+    (copies.keys, stripped)
+}
+
+/// Whether the raw properties could hold a header that means something to the broker: copies or
+/// delays. Cheap, and sure when it says no: there is more to a header than the end of its name.
+fn may_mean_something(raw: &[u8]) -> bool {
+    raw.windows(delay::PREFIX.len())
+        .any(|octets| octets.starts_with(b"CC") || octets == delay::PREFIX)
 }
 
 /// 406 unless it is a number of milliseconds from 0 to ten years, in decimal digits.

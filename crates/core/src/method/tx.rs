@@ -45,6 +45,11 @@ impl Vhost {
         let lsn = self.lsn;
         let mut refused = false;
         for publish in tx.publishes {
+            if let Some(due) = publish.due {
+                let user = self.user_of(from);
+                self.hold(&user, publish.message, due, None, fx);
+                continue;
+            }
             self.router.queues = publish.queues;
             // A queue may be gone since; then the others get it, or nobody does.
             self.router

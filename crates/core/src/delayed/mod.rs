@@ -1,0 +1,384 @@
+//! Messages that are not to be delivered yet.
+//!
+//! To the log they are messages of a queue that nobody sees. When one is due it leaves that queue
+//! and enters those it is routed to in one record, like a dead letter: a crash neither loses nor
+//! doubles it. Long before they are due messages are in the log alone, and come back in time.
+
+mod release;
+mod room;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use slotmap::Key;
+
+use crate::delay::Due;
+use crate::effect::Effects;
+use crate::event::Event;
+use crate::ids::{Lsn, Mono, Now, QueueId, QueueNumber, Seq, Wall};
+use crate::log::{Fetch, Fetched, LogError, RecoveredQueue};
+use crate::message::Message;
+use crate::record::{Fact, Places};
+use crate::timer::Timer;
+use crate::vhost::Vhost;
+
+pub(crate) use room::Clock;
+use room::{Room, due_of};
+
+/// What the log knows the queue by that holds them. No client can declare such a name.
+pub(crate) const QUEUE: &str = "amq.delayed";
+
+/// Messages are asked back from the log this long before they are due, in milliseconds...
+const FETCH_AHEAD_MS: u64 = 2_000;
+
+/// ... and those with them that are due up to so much later.
+const FETCH_SPAN_MS: u64 = 3_000;
+
+/// How long after a failed read it is tried again, in milliseconds.
+const FETCH_AGAIN_MS: u64 = 1_000;
+
+/// A timer by the clock on the wall is looked at this often, in milliseconds: the clock may have
+/// been set.
+const LOOK_AT_WALL_MS: u64 = 1_000;
+
+/// While so many are due that more cannot be asked back, that is tried this often, in milliseconds.
+const LOOK_AGAIN_MS: u64 = 20;
+
+/// Messages that are delivered in one go.
+const RELEASED_AT_ONCE: usize = 256;
+
+/// Messages that wait for a time.
+#[derive(Debug)]
+pub(crate) struct Delayed {
+    /// What the log knows them by, once there was one for it to keep.
+    number: Option<QueueNumber>,
+    rooms: [Room; 2],
+    /// Both clocks when the steady one started.
+    started: Option<Now>,
+    /// Tells messages of the same millisecond apart.
+    count: u64,
+    /// Octets of the messages that are in memory.
+    pub(crate) bytes: usize,
+    /// Messages that may leave memory once their record is safe, in the order they came.
+    fresh: VecDeque<(Lsn, Seq)>,
+    /// What was asked back from the log and has not come yet.
+    fetching: Option<Fetch>,
+}
+
+impl Default for Delayed {
+    fn default() -> Self {
+        Self {
+            number: None,
+            rooms: Clock::BOTH.map(Room::new),
+            started: None,
+            count: 0,
+            bytes: 0,
+            fresh: VecDeque::new(),
+            fetching: None,
+        }
+    }
+}
+
+impl Delayed {
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.rooms.iter().map(|room| room.waiting.len()).sum()
+    }
+
+    fn now(&mut self, clock: Clock, now: Now) -> Wall {
+        match clock {
+            Clock::Wall => now.wall,
+            Clock::Steady => {
+                let started = *self.started.get_or_insert(now);
+                let passed = now.mono.0.saturating_sub(started.mono.0);
+                Wall(started.wall.0.saturating_add(passed))
+            }
+        }
+    }
+
+    fn room(&mut self, clock: Clock) -> &mut Room {
+        &mut self.rooms[clock.index()]
+    }
+
+    /// Asserts what must hold; for tests and simulations.
+    pub(crate) fn check(&self) {
+        let here = self.rooms.iter().flat_map(|room| room.waiting.values());
+        let bytes: usize = here.flatten().map(Message::memory_bytes).sum();
+        assert_eq!(bytes, self.bytes, "octets of delayed messages");
+        for room in &self.rooms {
+            let away = room.waiting.values().filter(|m| m.is_none()).count();
+            assert_eq!(away, room.away, "delayed messages that are away");
+            let mut early = room.waiting.range(..room.here_before);
+            assert!(early.all(|(_, m)| m.is_some()), "early ones are here");
+        }
+    }
+}
+
+impl Vhost {
+    /// Makes sure that the log has a queue for delayed messages. Not to be done while several
+    /// records become one.
+    pub(crate) fn prepare_delays(&mut self, fx: &mut Effects) -> QueueNumber {
+        if let Some(number) = self.delayed.number {
+            return number;
+        }
+        let fact = Fact::QueueDeclared {
+            name: Arc::from(QUEUE),
+            auto_delete: false,
+            arguments: Arc::from([]),
+        };
+        let number = QueueNumber(self.define(fact, fx).0);
+        self.delayed.number = Some(number);
+        number
+    }
+
+    /// Keeps a message until it is due, and says in the same record what else has happened to it.
+    /// It is safe once the record is whose number comes back.
+    pub(crate) fn hold(
+        &mut self,
+        user: &Arc<str>,
+        message: Message,
+        due: Due,
+        happened: Option<Fact>,
+        fx: &mut Effects,
+    ) -> Lsn {
+        self.work += 1;
+        self.metrics.delayed += 1;
+        let (clock, due) = match due {
+            Due::At(at) => (Clock::Wall, at),
+            Due::AfterMs(ms) => {
+                let now = self.delayed.now(Clock::Steady, self.now);
+                (Clock::Steady, Wall(now.0.saturating_add(ms)))
+            }
+        };
+        let place = self.delayed_place(clock, due);
+        let kept = message.is_persistent().then(|| {
+            let number = self.prepare_delays(fx);
+            Fact::Published {
+                message: message.clone(),
+                user: Arc::clone(user),
+                at: self.now.wall,
+                places: Places::from_elem((number, place), 1),
+            }
+        });
+        let safe = self.record_both(happened, kept, fx);
+        self.await_due(place, message, safe);
+        self.set_delay_timer(clock);
+        self.page_out_delayed(fx);
+        safe
+    }
+
+    /// A place that was not given to another message in living memory: also those that have left
+    /// must not be taken for it.
+    fn delayed_place(&mut self, clock: Clock, due: Wall) -> Seq {
+        let delayed = &mut self.delayed;
+        delayed.count = delayed.count.max(self.lsn.0) + 1;
+        delayed.rooms[clock.index()].free_place(due, delayed.count)
+    }
+
+    fn await_due(&mut self, place: Seq, message: Message, safe: Lsn) {
+        let delayed = &mut self.delayed;
+        delayed.bytes += message.memory_bytes();
+        if message.is_persistent() {
+            delayed.fresh.push_back((safe, place));
+        }
+        let room = delayed.room(Clock::of(place));
+        room.waiting.insert(place, Some(message));
+    }
+
+    /// Takes over what the log knows of them: all are away.
+    pub(crate) fn recover_delayed(&mut self, kept: &RecoveredQueue) {
+        let places = kept.runs.iter().flat_map(|run| run.first.0..=run.last.0);
+        for place in places.map(Seq) {
+            let room = self.delayed.room(Clock::of(place));
+            room.waiting.insert(place, None);
+            room.away += 1;
+        }
+        for clock in Clock::BOTH {
+            if self.delayed.room(clock).away > 0 {
+                self.timers.set(Mono(0), Timer::Delayed(clock));
+            }
+        }
+    }
+
+    /// What the log knows them by was declared in this record.
+    pub(crate) fn recover_delays(&mut self, declared: Lsn) {
+        self.delayed.number = Some(QueueNumber(declared.0));
+    }
+
+    /// The number of the queue that holds them.
+    pub(crate) fn delays_number(&self) -> Option<QueueNumber> {
+        self.delayed.number
+    }
+
+    /// Sets the timer of a room to when there is something to do next.
+    fn set_delay_timer(&mut self, clock: Clock) {
+        let now = self.delayed.now(clock, self.now);
+        let fetching = self.delayed.fetching.is_some();
+        let room = self.delayed.room(clock);
+        let Some((&first, message)) = room.waiting.first_key_value() else {
+            return;
+        };
+        let mut next = due_of(first);
+        if message.is_none() {
+            if fetching {
+                return; // it goes on when the log has answered
+            }
+            next.0 = next.0.saturating_sub(FETCH_AHEAD_MS);
+        } else if room.away > 0 && !fetching {
+            let fetch = due_of(room.here_before).0.saturating_sub(FETCH_AHEAD_MS);
+            // Nothing may be due as early as that; it is a moment to look again.
+            next.0 = next.0.min(fetch.max(now.0 + LOOK_AGAIN_MS));
+        }
+        let mut in_ms = next.0.saturating_sub(now.0);
+        if clock == Clock::Wall {
+            in_ms = in_ms.min(LOOK_AT_WALL_MS);
+        }
+        let at = self.now.mono.plus_ms(in_ms);
+        match room.timer {
+            Some((before, _)) if before <= at => return,
+            Some((_, timer)) => self.timers.cancel(timer),
+            None => {}
+        }
+        let timer = self.timers.set(at, Timer::Delayed(clock));
+        self.delayed.room(clock).timer = Some((at, timer));
+    }
+
+    /// Too much is in memory: what is due later leaves it, as far as the log has it.
+    pub(crate) fn page_out_delayed(&mut self, fx: &mut Effects) {
+        let max = if self.memory_is_short() {
+            0
+        } else {
+            self.limits.queue_memory_max
+        };
+        if self.delayed.bytes <= max {
+            return;
+        }
+        let horizon = Clock::BOTH.map(|clock| {
+            let now = self.delayed.now(clock, self.now);
+            clock.place(Wall(now.0 + FETCH_AHEAD_MS + FETCH_SPAN_MS))
+        });
+        let delayed = &mut self.delayed;
+        let mut gone = Vec::new();
+        while delayed.bytes > max / 2
+            && let Some(&(safe, place)) = delayed.fresh.front()
+            && safe <= self.durable
+        {
+            delayed.fresh.pop_front();
+            let clock = Clock::of(place);
+            let room = &mut delayed.rooms[clock.index()];
+            if room.away == 0 {
+                room.here_before = horizon[clock.index()];
+            }
+            if place < room.here_before.max(horizon[clock.index()]) {
+                continue;
+            }
+            if let Some(message) = room.waiting.get_mut(&place).and_then(Option::take) {
+                room.away += 1;
+                delayed.bytes -= message.memory_bytes();
+                gone.push(message);
+            }
+        }
+        self.work += gone.len() as u64;
+        self.metrics.paged_out += gone.len() as u64;
+        if !gone.is_empty() {
+            fx.garbage.push(gone);
+        }
+    }
+
+    /// Asks the log for what will be due soon.
+    fn fetch_delayed(&mut self, clock: Clock, fx: &mut Effects) {
+        let now = self.delayed.now(clock, self.now);
+        let bytes_max = self.kept_bytes();
+        let delayed = &mut self.delayed;
+        let Some(number) = delayed.number.filter(|_| delayed.fetching.is_none()) else {
+            return;
+        };
+        let room = &mut delayed.rooms[clock.index()];
+        let horizon = Wall(now.0 + FETCH_AHEAD_MS + FETCH_SPAN_MS);
+        let Some(first) = room.first_away(horizon) else {
+            return;
+        };
+        let is_first = room
+            .waiting
+            .first_key_value()
+            .is_some_and(|(&p, _)| p == first);
+        if !is_first && delayed.bytes > self.limits.queue_memory_max {
+            return; // what is here is to go first
+        }
+        let fetch = Fetch {
+            queue: QueueId::null(),
+            number,
+            first,
+            last: Seq(clock.place(horizon).0 - 1),
+            bytes_max,
+        };
+        delayed.fetching = Some(fetch);
+        fx.fetches.push(fetch);
+    }
+
+    /// Whether an answer of the log is for delayed messages.
+    pub(crate) fn is_for_delayed(fetched: &Fetched) -> bool {
+        fetched.queue.is_null() // no queue that a client knows
+    }
+
+    /// Delayed messages have come back from the log.
+    pub(crate) fn delayed_fetched(&mut self, fetched: Fetched, fx: &mut Effects) {
+        let Some(fetch) = self.delayed.fetching.take() else {
+            return;
+        };
+        let clock = Clock::of(fetch.first);
+        self.work += fetched.messages.len() as u64;
+        self.metrics.paged_in += fetched.messages.len() as u64;
+        let came: usize = fetched.messages.iter().map(|(_, m)| m.memory_bytes()).sum();
+        let all = if came < fetch.bytes_max {
+            Some(fetch.last)
+        } else {
+            fetched.messages.last().map(|&(place, _)| place)
+        };
+        let delayed = &mut self.delayed;
+        let room = &mut delayed.rooms[clock.index()];
+        for (place, message) in fetched.messages {
+            if let Some(here) = room.waiting.get_mut(&place)
+                && here.is_none()
+            {
+                delayed.bytes += message.memory_bytes();
+                *here = Some(message);
+                room.away -= 1;
+            }
+        }
+        if let Some(error) = fetched.error {
+            fx.events.push(Event::FetchFailed {
+                queue: Arc::from(QUEUE),
+                error,
+            });
+            let at = self.now.mono.plus_ms(FETCH_AGAIN_MS);
+            self.timers.set(at, Timer::Delayed(clock));
+            return;
+        }
+        if let Some(last) = all {
+            self.give_up_delayed(clock, fetch.first, last, fx);
+        }
+        for clock in Clock::BOTH {
+            self.delayed_due(clock, fx); // the other one may have waited for this answer
+        }
+    }
+
+    /// What the log was asked for and has not will not come.
+    fn give_up_delayed(&mut self, clock: Clock, first: Seq, last: Seq, fx: &mut Effects) {
+        let room = self.delayed.room(clock);
+        let asked = room.waiting.range(first..=last);
+        let missing = asked.filter(|(_, message)| message.is_none());
+        let missing: Vec<Seq> = missing.map(|(&place, _)| place).collect();
+        for place in missing {
+            room.waiting.remove(&place);
+            room.away -= 1;
+            let id = place.0;
+            let why = format!("the log has not the delayed message {id:016x}");
+            fx.events.push(Event::FetchFailed {
+                queue: Arc::from(QUEUE),
+                error: LogError::Corrupt(why),
+            });
+        }
+        room.here_before = room.here_before.max(Seq(last.0 + 1));
+    }
+}

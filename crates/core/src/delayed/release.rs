@@ -1,0 +1,201 @@
+//! What happens to delayed messages when their time has come, or when somebody does not want to
+//! wait for it.
+
+use std::sync::Arc;
+
+use crate::delay;
+use crate::delayed::{Clock, RELEASED_AT_ONCE, due_of};
+use crate::effect::Effects;
+use crate::ids::{Lsn, Seq, Wall};
+use crate::message::Message;
+use crate::method::take_copies;
+use crate::record::{Fact, Places};
+use crate::vhost::Vhost;
+
+/// A delayed message, to be shown.
+#[derive(Clone, Debug)]
+pub struct DelayedMessage {
+    /// The broker's name for it: 16 hexadecimal digits.
+    pub id: String,
+    /// When it is due.
+    pub due: Wall,
+    /// The message, unless it is in the log alone.
+    pub message: Option<Message>,
+}
+
+impl Vhost {
+    /// Delivers what is due by this clock, or some of it.
+    pub(crate) fn delayed_timer(&mut self, clock: Clock, fx: &mut Effects) {
+        let timer = &mut self.delayed.room(clock).timer;
+        if timer.is_some_and(|(at, _)| at <= self.now.mono) {
+            *timer = None;
+        }
+        self.delayed_due(clock, fx);
+    }
+
+    pub(super) fn delayed_due(&mut self, clock: Clock, fx: &mut Effects) {
+        for _ in 0..RELEASED_AT_ONCE {
+            let now = self.delayed.now(clock, self.now);
+            let Some((place, Some(_))) = self.delayed.room(clock).first_due(now) else {
+                break;
+            };
+            let message = self.take_delayed(place);
+            if let Some(message) = message {
+                self.deliver_delayed(place, message, fx);
+            }
+        }
+        self.fetch_delayed(clock, fx);
+        self.set_delay_timer(clock);
+    }
+
+    /// Takes a message out; None if there is none or if it is in the log alone.
+    fn take_delayed(&mut self, place: Seq) -> Option<Message> {
+        let room = self.delayed.room(Clock::of(place));
+        let message = room.waiting.remove(&place)?;
+        match &message {
+            Some(message) => self.delayed.bytes -= message.memory_bytes(),
+            None => room.away -= 1,
+        }
+        message
+    }
+
+    /// The record that says that it does not wait any more, if there is one that says it does.
+    fn no_longer_delayed(&self, place: Seq, message: &Message) -> Option<Fact> {
+        let queue = self.delays_number().filter(|_| message.is_persistent())?;
+        Some(Fact::Settled { queue, seq: place })
+    }
+
+    /// A message is due: goes the way of any message that is published now.
+    fn deliver_delayed(&mut self, place: Seq, message: Message, fx: &mut Effects) {
+        self.work += 1;
+        self.metrics.delayed_released += 1;
+        let settled = self.no_longer_delayed(place, &message);
+        let (message, copies) = as_published(message);
+        self.router.queues.clear();
+        if let Some(&exchange) = self.exchange_names.get(message.exchange()) {
+            let keys: Vec<&str> = std::iter::once(message.routing_key())
+                .chain(copies.iter().map(String::as_str))
+                .collect();
+            self.walk(exchange, &keys, &message);
+        }
+        if self.router.queues.is_empty() {
+            self.metrics.unroutable_dropped += 1;
+        }
+        self.refuse_overflow(&message, fx);
+        let queues = std::mem::take(&mut self.router.queues);
+        self.metrics.routed += queues.len() as u64;
+        self.record_letter(settled, &message, &queues, fx);
+        for &id in &queues {
+            self.offer(id, message.clone(), fx);
+        }
+        self.router.queues = queues;
+        self.bury(fx);
+    }
+
+    /// Up to `max` messages that wait for the clock on the wall or for time to pass, those due
+    /// first first, from this place on.
+    pub(crate) fn list_delayed(&mut self, max: usize) -> Vec<DelayedMessage> {
+        let steady = self.delayed.now(Clock::Steady, self.now);
+        let wall = self.now.wall;
+        let rooms = self.delayed.rooms.iter();
+        let each = rooms.flat_map(|room| room.waiting.iter().take(max));
+        let mut list: Vec<DelayedMessage> = each
+            .map(|(&place, message)| {
+                let due = due_of(place);
+                let due = match Clock::of(place) {
+                    Clock::Wall => due,
+                    Clock::Steady => Wall(due.0.saturating_add(wall.0).saturating_sub(steady.0)),
+                };
+                DelayedMessage {
+                    id: format!("{:016x}", place.0),
+                    due,
+                    message: message.clone(),
+                }
+            })
+            .collect();
+        list.sort_by_key(|entry| entry.due);
+        list.truncate(max);
+        list
+    }
+
+    /// The place of a message: by the broker's name for it, or by its `message-id` if it is in
+    /// memory.
+    pub(crate) fn find_delayed(&self, id: &str) -> Option<Seq> {
+        let named = u64::from_str_radix(id, 16).ok().map(Seq);
+        let rooms = &self.delayed.rooms;
+        if let Some(place) = named.filter(|_| id.len() == 16)
+            && rooms.iter().any(|room| room.waiting.contains_key(&place))
+        {
+            return Some(place);
+        }
+        let all = rooms.iter().flat_map(|room| &room.waiting);
+        let has_id = |message: &Message| {
+            let found = message.properties().message_id;
+            found.is_some_and(|found| *found == *id.as_bytes())
+        };
+        let mut here = all.filter_map(|(&place, message)| Some((place, message.as_ref()?)));
+        here.find(|(_, message)| has_id(message))
+            .map(|(place, _)| place)
+    }
+
+    /// Forgets a message. It is forgotten for good once the record is safe whose number comes back.
+    pub(crate) fn cancel_delayed(&mut self, place: Seq, fx: &mut Effects) -> Lsn {
+        let room = self.delayed.room(Clock::of(place));
+        let persistent = match room.waiting.get(&place) {
+            None => return Lsn(0),
+            Some(Some(message)) => message.is_persistent(),
+            Some(None) => true,
+        };
+        self.take_delayed(place);
+        self.metrics.delayed_cancelled += 1;
+        match self.delays_number().filter(|_| persistent) {
+            Some(queue) => self.record(Fact::Settled { queue, seq: place }, fx),
+            None => Lsn(0),
+        }
+    }
+
+    /// Gives a message another time, by the clock on the wall, in one record. None if it is in the
+    /// log alone: it can be moved when it is due soon.
+    pub(crate) fn retime_delayed(
+        &mut self,
+        place: Seq,
+        due: Wall,
+        fx: &mut Effects,
+    ) -> Option<Lsn> {
+        let room = self.delayed.room(Clock::of(place));
+        room.waiting.get(&place)?.as_ref()?;
+        let message = self.take_delayed(place)?;
+        let new = self.delayed_place(Clock::Wall, due);
+        let mut safe = Lsn(0);
+        if let (Some(settled), Some(number)) = (
+            self.no_longer_delayed(place, &message),
+            self.delays_number(),
+        ) {
+            let published = Fact::Published {
+                message: message.clone(),
+                user: Arc::from(""),
+                at: self.now.wall,
+                places: Places::from_elem((number, new), 1),
+            };
+            safe = self.record(Fact::Together(vec![settled, published]), fx);
+        }
+        self.await_due(new, message, safe);
+        self.set_delay_timer(Clock::Wall);
+        Some(safe)
+    }
+}
+
+/// The message as its consumers see it, and further keys that it goes to.
+fn as_published(message: Message) -> (Message, Vec<String>) {
+    let mut properties = message.properties();
+    let Some(headers) = &mut properties.headers else {
+        return (message, Vec::new());
+    };
+    let (copies, stripped) = take_copies(headers);
+    let negated = delay::negate(headers);
+    if stripped || negated {
+        (message.with_properties(&properties), copies)
+    } else {
+        (message, copies)
+    }
+}

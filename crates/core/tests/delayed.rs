@@ -1,0 +1,475 @@
+//! Messages that are to be delivered later.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::kept::Kept;
+use common::*;
+use leveret_codec::{ExchangeDeclare, FieldValue, Properties};
+use leveret_core::log::{Fetched, LogError, Recovered};
+use leveret_core::{Fact, Input, Limits, Lsn, QueueNumber, Seq};
+
+/// Lets time pass on both clocks, to the millisecond.
+fn pass(t: &mut BrokerTest, ms: u64) {
+    let end = t.now.mono.plus_ms(ms);
+    while let Some(due) = t.broker.next_timer().filter(|&due| due <= end) {
+        t.now.wall.0 += due.0.saturating_sub(t.now.mono.0);
+        t.now.mono = t.now.mono.max(due);
+        t.step(Input::Tick);
+    }
+    t.now.wall.0 += end.0 - t.now.mono.0;
+    t.now.mono = end;
+}
+
+fn after(ms: i64) -> Properties {
+    headers([("x-deliver-after", FieldValue::I64(ms))])
+}
+
+fn at(t: &BrokerTest, in_ms: u64) -> Properties {
+    let ms = i64::try_from(t.now.wall.0 + in_ms).expect("not so far");
+    headers([("x-deliver-at", FieldValue::I64(ms))])
+}
+
+fn kept_after(ms: i64) -> Properties {
+    Properties {
+        delivery_mode: Some(2),
+        ..after(ms)
+    }
+}
+
+fn send(t: &mut BrokerTest, ch: Chan, key: &str, properties: Properties, body: &str) {
+    t.publish_with(ch, message_with("", key, properties, body), false);
+}
+
+fn queue() -> (BrokerTest, Chan) {
+    let mut t = BrokerTest::new();
+    let ch = t.client();
+    t.durable_queue(ch, "q");
+    (t, ch)
+}
+
+fn waiting(t: &BrokerTest) -> usize {
+    t.broker.totals().delayed
+}
+
+#[test]
+fn they_come_in_the_order_in_which_they_are_due_and_never_early() {
+    let (mut t, ch) = queue();
+    send(&mut t, ch, "q", after(300), "third");
+    send(&mut t, ch, "q", after(100), "first");
+    let second = at(&t, 200);
+    send(&mut t, ch, "q", second, "second");
+    t.publish(ch, "q", "at once");
+    assert_eq!((t.broker.totals().ready, waiting(&t)), (1, 3));
+    t.consume_no_ack(ch, "q", "c");
+    t.heard(ch);
+    pass(&mut t, 99);
+    assert_eq!(t.take_deliveries().len(), 1, "at once");
+    for body in ["first", "second", "third"] {
+        pass(&mut t, 1);
+        assert_eq!(t.take_delivery().body(), body.as_bytes());
+        pass(&mut t, 99);
+    }
+    assert_eq!(waiting(&t), 0);
+    assert_eq!(t.broker.next_timer(), None);
+}
+
+#[test]
+fn those_of_the_same_millisecond_keep_their_order() {
+    let (mut t, ch) = queue();
+    for n in 0..10 {
+        send(&mut t, ch, "q", after(5), &n.to_string());
+    }
+    pass(&mut t, 5);
+    assert_eq!(t.bodies("q").concat(), "0123456789");
+}
+
+#[test]
+fn they_are_routed_when_they_are_due() {
+    let (mut t, ch) = queue();
+    t.exchange(ch, "x", "direct");
+    let properties = after(10);
+    t.publish_with(ch, message_with("x", "k", properties, "a"), false);
+    t.bind(ch, "x", "k", "q");
+    pass(&mut t, 10);
+    assert_eq!(t.bodies("q"), ["a"], "by a binding that came later");
+
+    let properties = after(10);
+    t.publish_with(ch, message_with("x", "k", properties, "b"), false);
+    t.unbind(ch, "x", "k", "q");
+    pass(&mut t, 10);
+    assert_eq!(t.bodies("q"), ["a"], "and not by one that has gone");
+    assert_eq!(t.broker.metrics().unroutable_dropped, 1);
+
+    let properties = after(10);
+    t.publish_with(ch, message_with("x", "k", properties, "c"), false);
+    t.delete_exchange(ch, "x");
+    pass(&mut t, 10);
+    assert_eq!(t.broker.metrics().unroutable_dropped, 2, "nor is it kept");
+}
+
+#[test]
+fn a_mandatory_one_that_nobody_would_take_comes_back_at_once() {
+    let (mut t, ch) = queue();
+    t.publish_with(ch, message_with("", "nowhere", after(10), "a"), true);
+    let heard = t.heard(ch).join("; ");
+    assert!(heard.contains("return"), "{heard}");
+    assert_eq!(waiting(&t), 0);
+    t.publish_with(ch, message_with("", "q", after(10), "b"), true);
+    assert_eq!(t.heard(ch), [""; 0]);
+    assert_eq!(waiting(&t), 1);
+}
+
+#[test]
+fn copies_go_where_they_were_meant_to() {
+    let (mut t, ch) = queue();
+    t.durable_queue(ch, "cc");
+    t.durable_queue(ch, "bcc");
+    let properties = headers([
+        ("x-deliver-after", FieldValue::I32(10)),
+        ("CC", keys(["cc"])),
+        ("BCC", keys(["bcc"])),
+    ]);
+    send(&mut t, ch, "q", properties, "a");
+    pass(&mut t, 10);
+    for name in ["q", "cc", "bcc"] {
+        t.get(ch, name);
+        let headers = t.take_delivery().properties().headers.expect("headers");
+        assert!(headers.get("CC").is_some() && headers.get("BCC").is_none());
+    }
+}
+
+#[test]
+fn one_record_takes_it_out_and_puts_it_in() {
+    let (mut t, ch) = queue();
+    t.confirm_select(ch);
+    t.facts();
+    t.log = Log::Held;
+    send(&mut t, ch, "q", kept_after(10), "a");
+    assert_eq!(t.heard(ch), [""; 0], "no confirm before it is safe");
+    t.sync();
+    assert_eq!(t.heard(ch), ["confirm 1"]);
+    let facts = t.facts();
+    let [Fact::QueueDeclared { .. }, Fact::Published { places, .. }] = &facts[..] else {
+        panic!("{facts:?}");
+    };
+    let waited = places[0];
+    pass(&mut t, 10);
+    let facts = t.facts();
+    let [Fact::Together(facts)] = &facts[..] else {
+        panic!("{facts:?}");
+    };
+    let [Fact::Settled { queue, seq }, Fact::Published { places, .. }] = &facts[..] else {
+        panic!("{facts:?}");
+    };
+    assert_eq!((*queue, *seq), waited);
+    assert_eq!(places[0].1, Seq(1), "the first of its queue");
+}
+
+#[test]
+fn nothing_is_recorded_of_a_transient_one() {
+    let (mut t, ch) = queue();
+    t.confirm_select(ch);
+    t.facts();
+    t.log = Log::Held;
+    send(&mut t, ch, "q", after(10), "a");
+    assert_eq!(t.heard(ch), ["confirm 1"]);
+    pass(&mut t, 10);
+    assert!(t.facts().is_empty());
+    assert_eq!(t.bodies("q"), ["a"]);
+}
+
+#[test]
+fn in_a_transaction_they_wait_for_the_commit() {
+    let (mut t, ch) = queue();
+    t.tx_select(ch);
+    send(&mut t, ch, "q", kept_after(10), "a");
+    send(&mut t, ch, "q", persistent(), "b");
+    assert_eq!(waiting(&t), 0);
+    t.facts();
+    t.tx_commit(ch);
+    assert!(
+        matches!(&t.facts()[..], [Fact::Together(facts)] if facts.len() == 2),
+        "one record"
+    );
+    send(&mut t, ch, "q", kept_after(10), "never");
+    t.tx_rollback(ch);
+    pass(&mut t, 10);
+    assert_eq!(t.bodies("q"), ["b", "a"]);
+}
+
+#[test]
+fn a_clock_that_is_set_moves_dates_and_no_delays() {
+    const HOUR: u64 = 3_600_000;
+    let (mut t, ch) = queue();
+    send(&mut t, ch, "q", after(10_000), "delay");
+    let properties = at(&t, 2 * HOUR);
+    send(&mut t, ch, "q", properties, "date");
+    t.now.wall.0 += 2 * HOUR;
+    pass(&mut t, 1_000);
+    assert_eq!(t.bodies("q"), ["date"], "within a second");
+    t.now.wall.0 -= 5 * HOUR;
+    pass(&mut t, 8_999);
+    assert_eq!(waiting(&t), 1);
+    pass(&mut t, 1);
+    assert_eq!(t.bodies("q"), ["date", "delay"]);
+}
+
+#[test]
+fn headers_that_make_no_sense_are_refused_and_change_nothing() {
+    let (mut t, ch) = queue();
+    let properties = headers([("x-deliver-after", FieldValue::I32(-1))]);
+    send(&mut t, ch, "q", properties, "a");
+    let text = "PRECONDITION_FAILED - invalid header x-deliver-after: -1 is negative; \
+                an example: 60000 (milliseconds)";
+    t.expect_close(ch, 406, text);
+    assert_eq!((waiting(&t), t.broker.totals().ready), (0, 0));
+}
+
+// ---- x-delayed-message
+
+fn delayed_exchange(t: &mut BrokerTest, ch: Chan, kind: &str) {
+    let like = FieldValue::LongString(kind.to_owned().into());
+    let declare = ExchangeDeclare {
+        arguments: table([("x-delayed-type", like)]),
+        durable: true,
+        ..exchange_declare("later", "x-delayed-message")
+    };
+    t.method(ch, declare);
+}
+
+fn x_delay(value: FieldValue) -> Properties {
+    headers([("x-delay", value)])
+}
+
+#[test]
+fn an_exchange_of_the_plugins_type_routes_like_another_with_delay() {
+    let (mut t, ch) = queue();
+    delayed_exchange(&mut t, ch, "topic");
+    assert_eq!(t.heard(ch), ["exchange.declare-ok"]);
+    t.bind(ch, "later", "a.#", "q");
+    let messages = [
+        (x_delay(FieldValue::I32(20)), "a.b", "20"),
+        (x_delay(FieldValue::I32(10)), "a.b", "10"),
+        (x_delay(FieldValue::I32(0)), "a", "0"),
+        (Properties::default(), "a.c", "none"),
+        (x_delay(FieldValue::I32(10)), "b", "elsewhere"),
+    ];
+    for (properties, key, body) in messages {
+        t.publish_with(ch, message_with("later", key, properties, body), false);
+    }
+    assert_eq!(t.bodies("q"), ["0", "none"]);
+    pass(&mut t, 20);
+    assert_eq!(t.bodies("q"), ["0", "none", "10", "20"]);
+}
+
+#[test]
+fn x_delay_means_nothing_to_other_exchanges() {
+    let (mut t, ch) = queue();
+    send(&mut t, ch, "q", x_delay(FieldValue::I32(1_000)), "a");
+    assert_eq!(t.bodies("q"), ["a"]);
+}
+
+#[test]
+fn x_delay_is_negated_on_delivery() {
+    let (mut t, ch) = queue();
+    delayed_exchange(&mut t, ch, "direct");
+    t.bind(ch, "later", "q", "q");
+    let properties = x_delay(FieldValue::I32(10));
+    t.publish_with(ch, message_with("later", "q", properties, "a"), false);
+    pass(&mut t, 10);
+    t.get(ch, "q");
+    let headers = t.take_delivery().properties().headers.expect("headers");
+    assert_eq!(headers.get("x-delay"), Some(&FieldValue::I64(-10)));
+}
+
+#[test]
+fn a_dead_letter_is_delayed_once() {
+    let (mut t, ch) = queue();
+    delayed_exchange(&mut t, ch, "fanout");
+    let to = FieldValue::LongString("later".into());
+    let declare = queue_declare_with("first", [("x-dead-letter-exchange", to)]);
+    t.method(ch, declare);
+    t.bind(ch, "later", "", "first");
+    let properties = Properties {
+        delivery_mode: Some(2),
+        ..x_delay(FieldValue::I32(10))
+    };
+    send(&mut t, ch, "first", properties, "a");
+    t.get(ch, "first");
+    t.discard(ch, 1);
+    assert_eq!(waiting(&t), 1, "a retry after a while");
+    pass(&mut t, 10);
+    t.get(ch, "first");
+    t.discard(ch, 2);
+    assert_eq!(
+        (waiting(&t), t.broker.totals().ready),
+        (0, 1),
+        "and then at once"
+    );
+}
+
+#[test]
+fn the_plugins_words_for_arguments_that_are_wrong() {
+    let mut t = BrokerTest::new();
+    let text = |text| FieldValue::LongString(String::from(text).into());
+    let cases = [
+        (
+            table([]),
+            "Invalid argument, 'x-delayed-type' must be an existing exchange type",
+        ),
+        (
+            table([("x-delayed-type", text("x-delayed-message"))]),
+            "Invalid argument, 'x-delayed-message' can't be used for 'x-delayed-type'",
+        ),
+        (
+            table([("x-delayed-type", text("nonsense"))]),
+            "unknown exchange type 'nonsense'",
+        ),
+    ];
+    for (arguments, says) in cases {
+        let ch = t.client();
+        let declare = ExchangeDeclare {
+            arguments,
+            ..exchange_declare("later", "x-delayed-message")
+        };
+        t.method(ch, declare);
+        t.expect_close(ch, 406, &format!("PRECONDITION_FAILED - {says}"));
+    }
+}
+
+// ---- the log
+
+/// A vhost with `max` octets of memory for them, and its log.
+fn with_memory(max: usize) -> (BrokerTest, Chan, Kept) {
+    let mut t = BrokerTest::with_limits(Limits {
+        queue_memory_max: max,
+        ..Limits::default()
+    });
+    let ch = t.client();
+    t.durable_queue(ch, "q");
+    (t, ch, Kept::default())
+}
+
+#[test]
+fn very_many_leave_memory_and_come_back_in_time() {
+    let (mut t, ch, mut log) = with_memory(8_000);
+    for n in 0..1_000 {
+        let ms = 100_000 - n * 10;
+        send(&mut t, ch, "q", kept_after(ms), &format!("{:05}", ms));
+    }
+    log.take_in(&mut t);
+    assert!(t.broker.metrics().paged_out > 800, "most are away");
+    t.consume_no_ack(ch, "q", "c");
+    let mut last = 0;
+    let mut came = 0;
+    for ms in 1..=100_000 {
+        pass(&mut t, 1);
+        log.answer_all(&mut t);
+        for (_, _, message) in t.take_deliveries() {
+            let due: u64 = String::from_utf8_lossy(message.body())
+                .parse()
+                .expect("a time");
+            assert_eq!(due, ms, "to the millisecond");
+            assert!(due > last);
+            last = due;
+            came += 1;
+        }
+    }
+    assert_eq!((came, waiting(&t)), (1_000, 0));
+}
+
+#[test]
+fn very_many_that_are_due_at_once_come_in_order() {
+    let (mut t, ch, mut log) = with_memory(8_000);
+    for n in 0..1_000 {
+        send(&mut t, ch, "q", kept_after(60_000), &n.to_string());
+    }
+    t.consume_no_ack(ch, "q", "c");
+    let mut came = Vec::new();
+    for _ in 0..200 {
+        pass(&mut t, 1_000);
+        log.answer_all(&mut t);
+        came.extend(
+            t.take_deliveries()
+                .into_iter()
+                .map(|(_, _, m)| m.body().to_vec()),
+        );
+    }
+    let expected: Vec<_> = (0..1_000).map(|n| n.to_string().into_bytes()).collect();
+    assert_eq!(came, expected);
+}
+
+/// The broker after a crash: with what the log has kept.
+fn again(
+    t: &mut BrokerTest,
+    log: &mut Kept,
+    delays: QueueNumber,
+    q: (Lsn, Fact),
+    last: u64,
+) -> BrokerTest {
+    log.take_in(t);
+    let hidden = Fact::QueueDeclared {
+        name: Arc::from("amq.delayed"),
+        auto_delete: false,
+        arguments: Arc::from([]),
+    };
+    let queues = vec![log.recovered(QueueNumber(q.0.0)), log.recovered(delays)];
+    BrokerTest::recovered(Recovered {
+        last: Lsn(last),
+        definitions: vec![q, (Lsn(delays.0), hidden)],
+        queues,
+    })
+    .expect("it makes sense")
+}
+
+#[test]
+fn after_a_restart_they_come_when_they_were_due_and_what_is_overdue_at_once() {
+    let (mut t, ch) = queue();
+    let mut log = Kept::default();
+    for (ms, body) in [(5_000, "c"), (2_000, "b"), (1_000, "a"), (1_000_000, "d")] {
+        send(&mut t, ch, "q", kept_after(ms), body);
+    }
+    let q = Fact::QueueDeclared {
+        name: Arc::from("q"),
+        auto_delete: false,
+        arguments: Arc::from([]),
+    };
+    let now = t.now;
+    let mut t = again(&mut t, &mut log, QueueNumber(2), (Lsn(1), q), 6);
+    t.now = now;
+    t.now.wall.0 += 3_000;
+    assert_eq!(waiting(&t), 4);
+    pass(&mut t, 0);
+    log.answer_all(&mut t);
+    assert_eq!(t.bodies("q"), ["a", "b"]);
+    pass(&mut t, 1_999);
+    log.answer_all(&mut t);
+    assert_eq!(t.bodies("q").len(), 2);
+    pass(&mut t, 1);
+    assert_eq!(t.bodies("q"), ["a", "b", "c"]);
+    assert_eq!(waiting(&t), 1);
+}
+
+#[test]
+fn a_read_that_fails_is_tried_again() {
+    let (mut t, ch, mut log) = with_memory(8_000);
+    for n in 0..200 {
+        send(&mut t, ch, "q", kept_after(60_000), &n.to_string());
+    }
+    log.take_in(&mut t);
+    pass(&mut t, 59_000);
+    let fetch = t.fetches.pop().expect("a fetch");
+    t.step(Input::Fetched(Fetched {
+        queue: fetch.queue,
+        messages: Vec::new(),
+        error: Some(LogError::Unavailable("not now".to_owned())),
+    }));
+    assert!(t.fetches.is_empty());
+    for _ in 0..60 {
+        pass(&mut t, 1_000);
+        log.answer_all(&mut t);
+    }
+    assert_eq!(t.broker.totals().ready, 200);
+}
