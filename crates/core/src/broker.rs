@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use crate::effect::Effects;
 use crate::error::AmqpError;
-use crate::ids::{ConnectionId, Mono, Now};
+use crate::ids::{ConnectionId, Lsn, Mono, Now};
 use crate::input::{Command, Input};
 use crate::log::{LogError, Recovered};
+use crate::message::Message;
 use crate::metrics::Metrics;
+use crate::permission::Permissions;
+use crate::schedule::Scheduler;
 use crate::vhost::Vhost;
 
 /// One vhost: everything that can happen to it goes through [`Broker::handle`].
@@ -133,6 +136,7 @@ impl Broker {
             Input::Durable(lsn) => vhost.durable(lsn, fx),
             Input::Fetched(fetched) => vhost.fetched(fetched, fx),
             Input::Retire => vhost.retire(fx),
+            Input::Replan => vhost.replan(fx),
             Input::Tick => vhost.tick(u64::MAX, fx),
             Input::Opened(connection, peer) => vhost.opened(connection, peer, fx),
             Input::Closed(connection) => vhost.closed(connection, fx),
@@ -171,6 +175,46 @@ impl Broker {
         self.vhost.now = now;
         self.vhost.tick(budget, fx);
         self.vhost.end_turn(fx);
+    }
+
+    /// Has a scheduler publish by itself what is due, from now on. It takes over what it has noted
+    /// in the log of this vhost before.
+    ///
+    /// # Errors
+    /// `Corrupt` if those notes make no sense to it.
+    pub fn schedule_with(
+        &mut self,
+        now: Now,
+        scheduler: Box<dyn Scheduler>,
+    ) -> Result<(), LogError> {
+        self.vhost.now = now;
+        self.vhost.schedule_with(scheduler)
+    }
+
+    /// Obeys an order to the scheduler or about delayed messages, as if a user with these rights had
+    /// published it to `amq.schedule`. The answer is JSON; it holds once the record is safe whose
+    /// number comes with it.
+    ///
+    /// # Errors
+    /// What to tell the user. Nothing has changed then.
+    pub fn order(
+        &mut self,
+        now: Now,
+        user: &Arc<str>,
+        permissions: &Permissions,
+        order: &Message,
+        fx: &mut Effects,
+    ) -> Result<(Vec<u8>, Lsn), AmqpError> {
+        self.vhost.now = now;
+        let answer = self.vhost.order(user, permissions, order, fx);
+        self.vhost.end_turn(fx);
+        answer
+    }
+
+    /// The last record that is known to be safe.
+    #[must_use]
+    pub fn durable(&self) -> Lsn {
+        self.vhost.durable
     }
 
     /// What has been done since the start: commands, copies to queues, deliveries, settles,

@@ -16,6 +16,7 @@ use crate::message::Message;
 use crate::queue::index::Entry;
 use crate::queue::rules::DeadLetterTo;
 use crate::record::{Fact, Places};
+use crate::schedule::Ending;
 use crate::timer::Timer;
 use crate::vhost::Vhost;
 
@@ -69,6 +70,7 @@ impl Vhost {
     /// A message leaves its queue for good, and not because somebody was done with it.
     pub(crate) fn die(&mut self, id: QueueId, entry: Entry, reason: Reason, fx: &mut Effects) {
         self.work += 1;
+        self.note_ending(&entry.message, Ending::Died);
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };

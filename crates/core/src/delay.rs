@@ -69,6 +69,22 @@ pub(crate) fn asked(
     Ok((!is_now).then_some(due))
 }
 
+/// The time that headers name, by either of the two that hold everywhere.
+///
+/// # Errors
+/// `PRECONDITION_FAILED`: there is none, or it makes no sense.
+pub(crate) fn moment(headers: &FieldTable, now: Wall) -> Result<Wall, AmqpError> {
+    let due = asked(headers, false, now)?;
+    match due {
+        Some(Due::At(at)) => Ok(at),
+        Some(Due::AfterMs(ms)) => Ok(Wall(now.0.saturating_add(ms))),
+        None if headers.get(AFTER).or_else(|| headers.get(AT)).is_some() => Ok(now),
+        None => Err(AmqpError::precondition_failed(format_args!(
+            "no header {AT} or {AFTER} says when"
+        ))),
+    }
+}
+
 /// The delay that a dead letter asks for from an exchange of type `x-delayed-message`.
 pub(crate) fn of_dead_letter(message: &Message) -> Option<Due> {
     let headers = message.properties().headers?;

@@ -10,6 +10,8 @@ use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, QueueId};
 use crate::input::Outcome;
 use crate::message::Message;
 use crate::queue::index::Entry;
+use crate::schedule::Ending;
+use crate::schedules::note_delivery;
 use crate::vhost::{Vhost, scanned};
 
 /// What a delivery that goes back to its queue says about the message.
@@ -112,6 +114,12 @@ impl Vhost {
             let redelivered = entry.deliveries > 0;
             self.metrics.redelivered += u64::from(redelivered);
             let failures = entry.failures;
+            note_delivery(
+                &mut self.news,
+                &entry.message,
+                &consumer.tag,
+                consumer.no_ack,
+            );
             let message = if consumer.no_ack {
                 self.metrics.delivered_auto += 1;
                 if queue.keeps(&entry.message) {
@@ -191,6 +199,7 @@ impl Vhost {
     ) {
         if outcome == Outcome::Ack {
             self.metrics.acknowledged += 1;
+            self.note_ending(&delivery.entry.message, Ending::Acked);
         } else {
             self.metrics.discarded += 1;
         }

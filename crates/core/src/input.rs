@@ -31,6 +31,9 @@ pub enum Input {
     Drained(ConnectionId, usize),
     /// A timer may be due: time has reached [`Broker::next_timer`](crate::Broker::next_timer).
     Tick,
+    /// What schedules have to do is to be worked out anew: the clock may have been set, or it is
+    /// time to make sure.
+    Replan,
     /// The user's rights changed, after `connection.update-secret` or by an operator.
     Permitted(ConnectionId, Permissions),
     /// An operator or a shutdown closes the connection (320).

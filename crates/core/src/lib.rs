@@ -44,6 +44,7 @@ mod queue;
 mod recovery;
 mod removal;
 mod router;
+mod schedules;
 mod timer;
 mod unsettled;
 mod value;

@@ -95,6 +95,13 @@ impl Message {
         sound.then(|| Self(Arc::from(block)))
     }
 
+    /// A message of the broker's own. Exchange and key are cut as in [`Message::build`].
+    pub(crate) fn of(exchange: &str, key: &str, properties: &Properties, body: &[u8]) -> Self {
+        let mode = persistence(properties.delivery_mode.unwrap_or_default());
+        let priority = properties.priority.unwrap_or_default();
+        Self::put_together(exchange, key, properties, body, mode, priority)
+    }
+
     /// A message that a schedule fires: from here on the broker tells the scheduler what becomes
     /// of it. Exchange and key are cut as in [`Message::build`].
     #[must_use]

@@ -47,6 +47,7 @@ counters! {
     delayed: "messages_delayed", "Messages kept to be delivered later.";
     delayed_released: "messages_delayed_released", "Delayed messages that were due.";
     delayed_cancelled: "messages_delayed_cancelled", "Delayed messages that somebody has cancelled.";
+    schedules_fired: "schedules_fired", "Messages that schedules have published.";
     rejected: "messages_rejected", "Messages refused to publishers in confirm mode (basic.nack).";
     paged_out: "messages_paged_out", "Messages let go from memory, to be read back from the log.";
     paged_in: "messages_paged_in", "Messages read back from the log.";

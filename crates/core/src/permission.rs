@@ -9,6 +9,8 @@ use std::fmt;
 
 use regex::{Regex, RegexBuilder};
 
+use crate::error::{AmqpError, Named};
+
 /// Largest compiled size of one pattern, in octets: bounds memory; time is linear anyway.
 const PATTERN_SIZE_MAX: usize = 64 * 1024;
 
@@ -83,6 +85,30 @@ impl Permissions {
                 regex.is_match(if name.is_empty() { "amq.default" } else { name })
             }
         }
+    }
+
+    /// Says no to a user who may not do this (403).
+    ///
+    /// # Errors
+    /// `ACCESS_REFUSED`, with RabbitMQ's words.
+    pub(crate) fn check(
+        &self,
+        user: &str,
+        access: Access,
+        what: Named<'_>,
+    ) -> Result<(), AmqpError> {
+        if self.allow(access, what.name) {
+            return Ok(());
+        }
+        let name = if what.name.is_empty() {
+            "amq.default"
+        } else {
+            what.name
+        };
+        let what = Named { name, ..what };
+        Err(AmqpError::access_refused(format_args!(
+            "{access} access to {what} refused for user '{user}'"
+        )))
     }
 }
 

@@ -117,7 +117,7 @@ impl Vhost {
                 self.touch_queue(id);
             }
             Fact::Bound(binding) => self.rebind(binding)?,
-            Fact::Noted(_) => {}
+            Fact::Noted(note) => self.notes.push(note.clone()),
             Fact::ExchangeDeleted { .. }
             | Fact::QueueDeleted { .. }
             | Fact::Unbound(_)

@@ -62,7 +62,9 @@ impl Vhost {
         });
         if ready > 0 {
             self.work += scanned(ready);
-            fx.garbage.push(queue.index.take_all());
+            let removed = queue.index.take_all();
+            self.note_removed(&removed);
+            fx.garbage.push(removed);
         }
     }
 

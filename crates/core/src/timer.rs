@@ -20,6 +20,8 @@ pub(crate) enum Timer {
     Bury,
     /// Messages may be due to be delivered that waited for that by this clock.
     Delayed(Clock),
+    /// Schedules may be due.
+    Schedules,
     /// A read from the log had failed and is to be tried again.
     FetchAgain(QueueId),
 }
@@ -88,6 +90,7 @@ impl Vhost {
                 Timer::Unsettled(channel) => self.check_unsettled(channel, fx),
                 Timer::Bury => self.bury_rest(fx),
                 Timer::Delayed(clock) => self.delayed_timer(clock, fx),
+                Timer::Schedules => self.schedules_due(fx),
                 Timer::FetchAgain(queue) => self.fetch_again(queue, fx),
             }
         }

@@ -16,6 +16,8 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use slotmap::{SecondaryMap, SlotMap};
 
+use leveret_wheel::TimerKey;
+
 use leveret_codec::{
     ChannelCloseOk, ConnectionBlocked, ConnectionUnblocked, FieldTable, RawTable, ShortStr,
 };
@@ -32,15 +34,17 @@ use crate::effect::{Effects, Outbound};
 use crate::error::{AmqpError, Named, Scope};
 use crate::event::Event;
 use crate::exchange::{Exchange, Made, PREDECLARED, make};
-use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, ExchangeId, Lsn, Now, QueueId};
+use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, ExchangeId, Lsn, Mono, Now, QueueId};
 use crate::input::Peer;
 use crate::map::{HashSeed, Map};
 use crate::metrics::Metrics;
 use crate::parked::AwaitingLog;
 use crate::permission::{Access, Permissions};
 use crate::queue::Queue;
-use crate::record::Fact;
+use crate::record::{Fact, Note};
 use crate::router::Router;
+use crate::schedule::Scheduler;
+use crate::schedules::News;
 use crate::timer::Timers;
 
 /// Largest argument table of a queue, exchange or binding, in octets: they are kept, and limits
@@ -93,6 +97,13 @@ pub(crate) struct Vhost {
     pub(crate) burying: bool,
     /// Messages that are not to be delivered yet.
     pub(crate) delayed: Delayed,
+    /// Publishes by itself, if there is one.
+    pub(crate) scheduler: Option<Box<dyn Scheduler>>,
+    pub(crate) schedule_timer: Option<(Mono, TimerKey)>,
+    /// What became of its messages, to be told before the turn ends.
+    pub(crate) news: Vec<News>,
+    /// What the log has kept for somebody who has not asked for it yet.
+    pub(crate) notes: Vec<Note>,
     /// Queues whose next mark waits for the log, or that have something to page out.
     pub(crate) logging: Vec<QueueId>,
     /// The resource alarm that is on, as shown to clients.
@@ -133,6 +144,10 @@ impl Vhost {
             deaths: VecDeque::new(),
             burying: false,
             delayed: Delayed::default(),
+            scheduler: None,
+            schedule_timer: None,
+            news: Vec::new(),
+            notes: Vec::new(),
             logging: Vec::new(),
             alarm: None,
             random,
@@ -393,19 +408,8 @@ impl Vhost {
         let Some(connection) = self.connections.get(id) else {
             return Ok(());
         };
-        if connection.peer.permissions.allow(access, what.name) {
-            return Ok(());
-        }
-        let user = &connection.peer.user;
-        let name = if what.name.is_empty() {
-            "amq.default"
-        } else {
-            what.name
-        };
-        let what = Named { name, ..what };
-        Err(AmqpError::access_refused(format_args!(
-            "{access} access to {what} refused for user '{user}'"
-        )))
+        let peer = &connection.peer;
+        peer.permissions.check(&peer.user, access, what)
     }
 
     /// 406 for an argument table that is too large to be kept.
@@ -502,6 +506,7 @@ impl Vhost {
     pub(crate) fn end_turn(&mut self, fx: &mut Effects) {
         self.unpark_due(fx);
         self.bury(fx);
+        self.tell_scheduler(fx);
         self.flush_confirms(fx);
     }
 

@@ -4,6 +4,7 @@
 //! and enters those it is routed to in one record, like a dead letter: a crash neither loses nor
 //! doubles it. Long before they are due messages are in the log alone, and come back in time.
 
+mod order;
 mod release;
 mod room;
 

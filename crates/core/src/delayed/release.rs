@@ -13,14 +13,12 @@ use crate::record::{Fact, Places};
 use crate::vhost::Vhost;
 
 /// A delayed message, to be shown.
-#[derive(Clone, Debug)]
-pub struct DelayedMessage {
-    /// The broker's name for it: 16 hexadecimal digits.
-    pub id: String,
-    /// When it is due.
-    pub due: Wall,
-    /// The message, unless it is in the log alone.
-    pub message: Option<Message>,
+#[derive(Debug)]
+pub(super) struct DelayedMessage {
+    pub(super) place: Seq,
+    pub(super) due: Wall,
+    /// None if it is in the log alone.
+    pub(super) message: Option<Message>,
 }
 
 impl Vhost {
@@ -92,35 +90,34 @@ impl Vhost {
         self.bury(fx);
     }
 
-    /// Up to `max` messages that wait for the clock on the wall or for time to pass, those due
-    /// first first, from this place on.
-    pub(crate) fn list_delayed(&mut self, max: usize) -> Vec<DelayedMessage> {
-        let steady = self.delayed.now(Clock::Steady, self.now);
-        let wall = self.now.wall;
+    /// Up to `max` messages that wait, those due first first.
+    pub(super) fn list_delayed(&mut self, max: usize) -> Vec<DelayedMessage> {
         let rooms = self.delayed.rooms.iter();
-        let each = rooms.flat_map(|room| room.waiting.iter().take(max));
-        let mut list: Vec<DelayedMessage> = each
-            .map(|(&place, message)| {
-                let due = due_of(place);
-                let due = match Clock::of(place) {
-                    Clock::Wall => due,
-                    Clock::Steady => Wall(due.0.saturating_add(wall.0).saturating_sub(steady.0)),
-                };
-                DelayedMessage {
-                    id: format!("{:016x}", place.0),
-                    due,
-                    message: message.clone(),
-                }
-            })
-            .collect();
-        list.sort_by_key(|entry| entry.due);
+        let places = rooms.flat_map(|room| room.waiting.keys().take(max));
+        let places: Vec<Seq> = places.copied().collect();
+        let mut list: Vec<DelayedMessage> =
+            places.into_iter().map(|p| self.show_delayed(p)).collect();
+        list.sort_by_key(|entry| (entry.due, entry.place));
         list.truncate(max);
         list
     }
 
+    /// The message in this place, and when it is due by the clock on the wall as that goes now.
+    pub(super) fn show_delayed(&mut self, place: Seq) -> DelayedMessage {
+        let clock = Clock::of(place);
+        let now = self.delayed.now(clock, self.now);
+        let in_ms = due_of(place).0.saturating_sub(now.0);
+        let room = self.delayed.room(clock);
+        DelayedMessage {
+            place,
+            due: Wall(self.now.wall.0.saturating_add(in_ms)),
+            message: room.waiting.get(&place).cloned().flatten(),
+        }
+    }
+
     /// The place of a message: by the broker's name for it, or by its `message-id` if it is in
     /// memory.
-    pub(crate) fn find_delayed(&self, id: &str) -> Option<Seq> {
+    pub(super) fn find_delayed(&self, id: &str) -> Option<Seq> {
         let named = u64::from_str_radix(id, 16).ok().map(Seq);
         let rooms = &self.delayed.rooms;
         if let Some(place) = named.filter(|_| id.len() == 16)
@@ -139,7 +136,7 @@ impl Vhost {
     }
 
     /// Forgets a message. It is forgotten for good once the record is safe whose number comes back.
-    pub(crate) fn cancel_delayed(&mut self, place: Seq, fx: &mut Effects) -> Lsn {
+    pub(super) fn cancel_delayed(&mut self, place: Seq, fx: &mut Effects) -> Lsn {
         let room = self.delayed.room(Clock::of(place));
         let persistent = match room.waiting.get(&place) {
             None => return Lsn(0),
@@ -156,12 +153,12 @@ impl Vhost {
 
     /// Gives a message another time, by the clock on the wall, in one record. None if it is in the
     /// log alone: it can be moved when it is due soon.
-    pub(crate) fn retime_delayed(
+    pub(super) fn retime_delayed(
         &mut self,
         place: Seq,
         due: Wall,
         fx: &mut Effects,
-    ) -> Option<Lsn> {
+    ) -> Option<(Seq, Lsn)> {
         let room = self.delayed.room(Clock::of(place));
         room.waiting.get(&place)?.as_ref()?;
         let message = self.take_delayed(place)?;
@@ -181,7 +178,7 @@ impl Vhost {
         }
         self.await_due(new, message, safe);
         self.set_delay_timer(Clock::Wall);
-        Some(safe)
+        Some((new, safe))
     }
 }
 

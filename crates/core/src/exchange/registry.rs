@@ -9,6 +9,7 @@ use crate::exchange::fanout::Fanout;
 use crate::exchange::headers::Headers;
 use crate::exchange::topic::Topic;
 use crate::map::HashSeed;
+use crate::schedules::EXCHANGE as ORDERS;
 
 type Constructor = fn(HashSeed) -> Box<dyn ExchangeType>;
 
@@ -23,7 +24,7 @@ const TYPES: [(&str, Constructor); 4] = [
 /// Exchanges that exist from the start and cannot be deleted: name, type, internal.
 ///
 /// The first one is the default exchange. It has no bindings: a queue's name is its key.
-pub(crate) const PREDECLARED: [(&str, &str, bool); 7] = [
+pub(crate) const PREDECLARED: [(&str, &str, bool); 8] = [
     ("", "direct", false),
     ("amq.direct", "direct", false),
     ("amq.fanout", "fanout", false),
@@ -31,6 +32,7 @@ pub(crate) const PREDECLARED: [(&str, &str, bool); 7] = [
     ("amq.headers", "headers", false),
     ("amq.match", "headers", false),
     ("amq.rabbitmq.trace", "topic", true),
+    (ORDERS, "direct", false),
 ];
 
 /// RabbitMQ's plugin of this name: routes like the type in its argument, with delay.

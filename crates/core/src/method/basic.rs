@@ -19,7 +19,11 @@ use crate::method::publish::REPLY_TO;
 use crate::method::queue::count;
 use crate::permission::Access;
 use crate::queue::Queue;
+use crate::schedules::note_delivery;
 use crate::vhost::Vhost;
+
+/// What a scheduler is told of a message that was fetched, in place of a consumer tag.
+const GET_TAG: &str = "basic.get";
 
 impl Vhost {
     /// `basic.qos` (60, 10): how many unsettled deliveries there may be.
@@ -277,6 +281,7 @@ impl Vhost {
         self.metrics.redelivered += u64::from(redelivered);
         let delivery_tag = channel.next_tag();
         let message_count = count(queue.index.len());
+        note_delivery(&mut self.news, &entry.message, GET_TAG, m.no_ack);
         let message = queue.shown(entry.message.clone(), entry.failures);
         if m.no_ack {
             self.metrics.got_auto += 1;

@@ -75,6 +75,9 @@ impl Vhost {
             Some(exchange) => exchange,
             None => self.publishable(from, message.exchange())?,
         };
+        if known.is_none() && self.takes_orders(exchange) {
+            return self.order_from(from, exchange, message, fx);
+        }
         let mut copies = Copies::default();
         if message.property_flags() & LOOKED_AT != 0 {
             let due;
@@ -126,6 +129,22 @@ impl Vhost {
             Fate::Refused => self.reject_publish(from, fx),
         }
         Ok(())
+    }
+
+    /// Takes in an order to the scheduler.
+    fn order_from(
+        &mut self,
+        from: Origin,
+        exchange: ExchangeId,
+        message: Message,
+        fx: &mut Effects,
+    ) -> Result<(), AmqpError> {
+        let message = if message.property_flags() & (LOOKED_AT & !flags::HEADERS) == 0 {
+            message
+        } else {
+            self.look_at_properties(from, exchange, message)?.0
+        };
+        self.order_on(from, &message, fx)
     }
 
     /// Takes in a message that is to be delivered later. If it is mandatory and no queue would take
@@ -382,7 +401,7 @@ impl Vhost {
     /// A direct reply: to the channel that waits for it, through no queue. False if none does.
     ///
     /// There is no place for it to wait either: if its reader is too slow, it is dropped.
-    fn reply(&mut self, address: &str, message: &Message, fx: &mut Effects) -> bool {
+    pub(crate) fn reply(&mut self, address: &str, message: &Message, fx: &mut Effects) -> bool {
         let reader: Option<ChannelKey> = self.replies.get(address).copied();
         let Some(channel) = reader.and_then(|key| self.channels.get(key)) else {
             return false;

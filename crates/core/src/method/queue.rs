@@ -276,6 +276,7 @@ impl Vhost {
         self.work += scanned(removed.len());
         let message_count = count(ready);
         self.metrics.purged += ready as u64;
+        self.note_removed(&removed);
         if !removed.is_empty() {
             fx.garbage.push(removed);
         }

@@ -143,6 +143,17 @@ impl BrokerTest {
         self.collect();
     }
 
+    /// Says something to the scheduler as the HTTP API does.
+    pub(crate) fn order(&mut self, order: &Message) -> Result<Vec<u8>, AmqpError> {
+        let user = Arc::from("guest");
+        let rights = leveret_core::Permissions::all();
+        let answer = self
+            .broker
+            .order(self.now, &user, &rights, order, &mut self.fx);
+        self.collect();
+        answer.map(|(answer, _)| answer)
+    }
+
     /// Lets time pass without a tick.
     pub(crate) fn wait_ms(&mut self, ms: u64) {
         self.now.mono = self.now.mono.plus_ms(ms);

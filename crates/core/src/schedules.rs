@@ -1,0 +1,381 @@
+//! What the vhost does for its scheduler: takes orders to it, carries out its deeds, and tells it
+//! what becomes of the messages it has fired.
+
+use std::sync::Arc;
+
+use leveret_codec::Properties;
+
+use crate::channel::Mode;
+use crate::connection::Origin;
+use crate::effect::Effects;
+use crate::error::{AmqpError, Named};
+use crate::ids::{ExchangeId, Lsn};
+use crate::log::LogError;
+use crate::message::Message;
+use crate::permission::{Access, Permissions};
+use crate::record::{Fact, Places};
+use crate::schedule::{Deeds, Ending, Fire, Order, Rights, Run, Scheduler};
+use crate::timer::Timer;
+use crate::vhost::Vhost;
+
+/// The exchange that takes orders to the scheduler.
+pub(crate) const EXCHANGE: &str = "amq.schedule";
+
+/// The timer is looked at this often, in milliseconds: the clock may have been set.
+const LOOK_MS: u64 = 1_000;
+
+/// Messages that are fired in one go.
+const FIRES_AT_ONCE: usize = 256;
+
+/// Rounds of news and what comes of them in one turn. More come of few only if schedules fire
+/// because of what others fire.
+const ROUNDS_MAX: usize = 8;
+
+/// Messages that are removed at once are looked at one by one if there are no more of them: more
+/// would hold everybody up, and a scheduler has to live with messages it hears nothing of.
+const REMOVED_SEEN_MAX: usize = 100_000;
+
+/// What became of a message that a schedule has fired.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// It went to the consumer with this tag.
+    Delivered(Message, Box<str>),
+    /// A copy has left its queue.
+    Settled(Message, Ending),
+}
+
+/// What a user may do in a vhost.
+struct Permitted<'a> {
+    vhost: &'a Vhost,
+    user: &'a str,
+    permissions: &'a Permissions,
+}
+
+impl Rights for Permitted<'_> {
+    fn may_configure(&self, schedule: &str) -> Result<(), AmqpError> {
+        let named = Named {
+            kind: "schedule",
+            name: schedule,
+            vhost: &self.vhost.name,
+        };
+        let access = Access::Configure;
+        self.permissions.check(self.user, access, named)
+    }
+
+    fn may_publish(&self, exchange: &str) -> Result<(), AmqpError> {
+        let named = self.vhost.exchange_named(exchange);
+        self.permissions.check(self.user, Access::Write, named)?;
+        let id = self.vhost.find_exchange(exchange)?;
+        if self.vhost.exchanges.get(id).is_some_and(|x| x.internal) || exchange == EXCHANGE {
+            return Err(AmqpError::access_refused(format_args!(
+                "cannot publish to internal {named}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Vhost {
+    /// Hands the vhost to a scheduler, with what that has noted before.
+    pub(crate) fn schedule_with(
+        &mut self,
+        mut scheduler: Box<dyn Scheduler>,
+    ) -> Result<(), LogError> {
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.sort_by(|a, b| a.key.cmp(&b.key));
+        scheduler
+            .recover(self.now.wall, notes)
+            .map_err(LogError::Corrupt)?;
+        self.scheduler = Some(scheduler);
+        self.set_schedule_timer();
+        Ok(())
+    }
+
+    /// Whether messages published to this exchange are orders.
+    pub(crate) fn takes_orders(&self, exchange: ExchangeId) -> bool {
+        let exchange = self.exchanges.get(exchange);
+        exchange.is_some_and(|exchange| *exchange.name == *EXCHANGE)
+    }
+
+    /// A client has published an order.
+    ///
+    /// # Errors
+    /// The scheduler's, and `PRECONDITION_FAILED` in a transaction.
+    pub(crate) fn order_on(
+        &mut self,
+        from: Origin,
+        message: &Message,
+        fx: &mut Effects,
+    ) -> Result<(), AmqpError> {
+        if let Some(channel) = self.channels.get(from.key)
+            && matches!(channel.mode, Mode::Tx(_))
+        {
+            return Err(AmqpError::precondition_failed(format_args!(
+                "exchange '{EXCHANGE}' takes no part in transactions; use confirms"
+            )));
+        }
+        let Some(connection) = self.connections.get(from.connection) else {
+            return Ok(());
+        };
+        let user = Arc::clone(&connection.peer.user);
+        let permissions = connection.peer.permissions.clone();
+        let (answer, safe) = self.order(&user, &permissions, message, fx)?;
+        let properties = message.properties();
+        if let Some(to) = properties.reply_to
+            && let Ok(to) = std::str::from_utf8(&to)
+        {
+            let properties = Properties {
+                content_type: Some("application/json".into()),
+                correlation_id: properties.correlation_id,
+                ..Properties::default()
+            };
+            let answer = Message::of("", to, &properties, &answer);
+            self.answer_order(&user, &permissions, &answer, fx)?;
+        }
+        self.confirm_when(from.key, safe);
+        Ok(())
+    }
+
+    /// Somebody wants something of the scheduler. It holds once the record is safe whose number
+    /// comes back with the answer.
+    ///
+    /// # Errors
+    /// The scheduler's; `NOT_IMPLEMENTED` if there is none.
+    pub(crate) fn order(
+        &mut self,
+        user: &Arc<str>,
+        permissions: &Permissions,
+        message: &Message,
+        fx: &mut Effects,
+    ) -> Result<(Vec<u8>, Lsn), AmqpError> {
+        self.work += 1;
+        if let Some(answer) = self.order_about_delayed(user, permissions, message, fx) {
+            return answer;
+        }
+        let Some(mut scheduler) = self.scheduler.take() else {
+            return Err(AmqpError::not_implemented("this vhost has no scheduler"));
+        };
+        let mut deeds = Deeds::default();
+        let rights = Permitted {
+            vhost: self,
+            user,
+            permissions,
+        };
+        let order = Order {
+            user,
+            message,
+            rights: &rights,
+        };
+        let answer = scheduler.order(self.now.wall, &order, &mut deeds);
+        self.scheduler = Some(scheduler);
+        let answer = answer?;
+        let safe = self.carry_out(deeds, fx);
+        self.set_schedule_timer();
+        Ok((answer, safe))
+    }
+
+    /// The answer goes where the order said, by the default exchange.
+    fn answer_order(
+        &mut self,
+        user: &str,
+        permissions: &Permissions,
+        answer: &Message,
+        fx: &mut Effects,
+    ) -> Result<(), AmqpError> {
+        if self.reply(answer.routing_key(), answer, fx) {
+            return Ok(());
+        }
+        permissions.check(user, Access::Write, self.exchange_named(""))?;
+        self.walk(self.default_exchange, &[answer.routing_key()], answer);
+        for id in std::mem::take(&mut self.router.queues) {
+            self.offer(id, answer.clone(), fx);
+        }
+        Ok(())
+    }
+
+    /// Something may be due.
+    pub(crate) fn schedules_due(&mut self, fx: &mut Effects) {
+        self.schedule_timer = None;
+        let Some(scheduler) = &mut self.scheduler else {
+            return;
+        };
+        let mut deeds = Deeds::default();
+        if scheduler.next_due().is_some_and(|due| due <= self.now.wall) {
+            scheduler.due(self.now.wall, FIRES_AT_ONCE, &mut deeds);
+        }
+        self.carry_out(deeds, fx);
+        self.set_schedule_timer();
+    }
+
+    /// Works out anew what is due when.
+    pub(crate) fn replan(&mut self, fx: &mut Effects) {
+        if let Some(scheduler) = &mut self.scheduler {
+            scheduler.replan(self.now.wall);
+        }
+        self.schedules_due(fx);
+    }
+
+    /// Sets the timer to when something is due next.
+    fn set_schedule_timer(&mut self) {
+        let Some(due) = self.scheduler.as_ref().and_then(|s| s.next_due()) else {
+            return;
+        };
+        let in_ms = due.0.saturating_sub(self.now.wall.0).min(LOOK_MS);
+        let at = self.now.mono.plus_ms(in_ms);
+        match self.schedule_timer {
+            Some((before, _)) if before <= at => return,
+            Some((_, timer)) => self.timers.cancel(timer),
+            None => {}
+        }
+        self.schedule_timer = Some((at, self.timers.set(at, Timer::Schedules)));
+    }
+
+    /// Does what the scheduler wants done. All of it is safe once the record is whose number comes
+    /// back.
+    fn carry_out(&mut self, deeds: Deeds, fx: &mut Effects) -> Lsn {
+        let mut safe = Lsn(0);
+        let notes: Vec<Fact> = deeds.notes.into_iter().map(Fact::Noted).collect();
+        if !notes.is_empty() {
+            safe = self.record_all(notes, fx);
+        }
+        for fire in deeds.fires {
+            safe = safe.max(self.fire(fire, fx));
+        }
+        safe
+    }
+
+    fn record_all(&mut self, mut facts: Vec<Fact>, fx: &mut Effects) -> Lsn {
+        match facts.len() {
+            0 => Lsn(0),
+            1 => facts.pop().map_or(Lsn(0), |fact| self.record(fact, fx)),
+            _ => self.record(Fact::Together(facts), fx),
+        }
+    }
+
+    /// Publishes a message that is due, in one record with what is noted about it.
+    fn fire(&mut self, fire: Fire, fx: &mut Effects) -> Lsn {
+        self.work += 1;
+        self.metrics.schedules_fired += 1;
+        let Fire {
+            user,
+            message,
+            notes,
+        } = fire;
+        let mut facts: Vec<Fact> = notes.into_iter().map(Fact::Noted).collect();
+        self.router.queues.clear();
+        if let Some(&exchange) = self.exchange_names.get(message.exchange()) {
+            self.walk(exchange, &[message.routing_key()], &message);
+        }
+        self.refuse_overflow(&message, fx);
+        if self.router.queues.is_empty() {
+            self.metrics.unroutable_dropped += 1;
+        }
+        let queues = std::mem::take(&mut self.router.queues);
+        self.metrics.routed += queues.len() as u64;
+        let durable = queues
+            .iter()
+            .filter_map(|&id| self.queues.get(id))
+            .filter(|queue| queue.keeps(&message))
+            .map(|queue| (queue.logged.number, queue.next_seq()));
+        let places: Places = durable.collect();
+        if !places.is_empty() {
+            facts.push(Fact::Published {
+                message: message.clone(),
+                user,
+                at: self.now.wall,
+                places,
+            });
+        }
+        let mut safe = self.record_all(facts, fx);
+        if let Some(scheduler) = &mut self.scheduler {
+            let properties = message.properties();
+            let mut deeds = Deeds::default();
+            if let Some(run) = run_of(&properties) {
+                scheduler.routed(self.now.wall, &run, queues.len(), &mut deeds);
+            }
+            // It may have something to note about that; it fires nothing because of it.
+            let notes = deeds.notes.into_iter().map(Fact::Noted).collect();
+            safe = safe.max(self.record_all(notes, fx));
+        }
+        for &id in &queues {
+            self.offer(id, message.clone(), fx);
+        }
+        self.router.queues = queues;
+        safe
+    }
+
+    /// A copy of a message has left its queue.
+    #[inline]
+    pub(crate) fn note_ending(&mut self, message: &Message, ending: Ending) {
+        if message.is_fired() {
+            self.news.push(News::Settled(message.clone(), ending));
+        }
+    }
+
+    /// These have been removed from their queue, with whatever else was there.
+    pub(crate) fn note_removed(&mut self, removed: &[Message]) {
+        if self.scheduler.is_some() && removed.len() <= REMOVED_SEEN_MAX {
+            for message in removed {
+                self.note_ending(message, Ending::Removed);
+            }
+        }
+    }
+
+    /// Tells the scheduler what became of its messages, and what becomes of that.
+    #[inline]
+    pub(crate) fn tell_scheduler(&mut self, fx: &mut Effects) {
+        if !self.news.is_empty() {
+            self.tell_all(fx);
+        }
+    }
+
+    fn tell_all(&mut self, fx: &mut Effects) {
+        for _ in 0..ROUNDS_MAX {
+            let news = std::mem::take(&mut self.news);
+            if news.is_empty() {
+                break;
+            }
+            let mut deeds = Deeds::default();
+            for news in news {
+                self.work += 1;
+                self.tell(&news, &mut deeds);
+            }
+            self.carry_out(deeds, fx);
+            self.bury(fx);
+        }
+        self.set_schedule_timer();
+    }
+
+    fn tell(&mut self, news: &News, deeds: &mut Deeds) {
+        let Some(scheduler) = &mut self.scheduler else {
+            return;
+        };
+        let (News::Delivered(message, _) | News::Settled(message, _)) = news;
+        let properties = message.properties();
+        let Some(run) = run_of(&properties) else {
+            return;
+        };
+        let now = self.now.wall;
+        match news {
+            News::Delivered(_, tag) => scheduler.delivered(now, &run, tag, deeds),
+            News::Settled(_, ending) => scheduler.settled(now, &run, *ending, deeds),
+        }
+    }
+}
+
+/// A message goes to a consumer: `for_good` if nobody will settle it.
+#[inline]
+pub(crate) fn note_delivery(news: &mut Vec<News>, message: &Message, tag: &str, for_good: bool) {
+    if message.is_fired() {
+        news.push(News::Delivered(message.clone(), tag.into()));
+        if for_good {
+            news.push(News::Settled(message.clone(), Ending::Acked));
+        }
+    }
+}
+
+fn run_of(properties: &Properties) -> Option<Run<'_>> {
+    let id = properties.message_id.as_ref()?;
+    let message_id = std::str::from_utf8(id).ok()?;
+    Some(Run { message_id })
+}

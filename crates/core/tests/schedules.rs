@@ -1,0 +1,380 @@
+//! Messages that a scheduler publishes, with a scheduler that does as the test says.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use common::*;
+use leveret_codec::{BasicGet, FieldValue, Properties, QueuePurge};
+use leveret_core::log::Recovered;
+use leveret_core::schedule::{Deeds, Ending, Fire, Note, Order, Run, Scheduler};
+use leveret_core::{AmqpError, Fact, Input, Lsn, Message, Outcome, Wall};
+
+/// Fires `body` to the queue that an order names, so many milliseconds after it.
+#[derive(Debug)]
+struct Echo {
+    due: Vec<(Wall, String, Vec<u8>)>,
+    heard: Sender<String>,
+}
+
+fn note(key: &str) -> Note {
+    Note {
+        key: Arc::from(key.as_bytes()),
+        value: Some(Arc::from([1])),
+    }
+}
+
+impl Scheduler for Echo {
+    fn recover(&mut self, _now: Wall, notes: Vec<Note>) -> Result<(), String> {
+        for note in notes {
+            let key = String::from_utf8_lossy(&note.key).into_owned();
+            self.heard.send(format!("recovered {key}")).expect("a test");
+        }
+        Ok(())
+    }
+
+    fn order(
+        &mut self,
+        now: Wall,
+        order: &Order<'_>,
+        deeds: &mut Deeds,
+    ) -> Result<Vec<u8>, AmqpError> {
+        let headers = order.message.properties().headers.unwrap_or_default();
+        let to = headers.get("to").and_then(FieldValue::as_str);
+        let to = to.ok_or_else(|| AmqpError::precondition_failed("to whom?"))?;
+        order.rights.may_configure(to)?;
+        order.rights.may_publish("")?;
+        let ms = headers.get("ms").and_then(FieldValue::as_i64).unwrap_or(0);
+        let due = Wall(now.0 + u64::try_from(ms).expect("a time"));
+        self.due
+            .push((due, to.to_owned(), order.message.body().to_vec()));
+        self.due.sort();
+        deeds.notes.push(note(to));
+        Ok(b"{}".to_vec())
+    }
+
+    fn next_due(&self) -> Option<Wall> {
+        self.due.first().map(|(due, ..)| *due)
+    }
+
+    fn due(&mut self, now: Wall, _max: usize, deeds: &mut Deeds) {
+        let (_, to, body) = self.due.remove(0);
+        let properties = Properties {
+            message_id: Some(format!("run/{}", now.0).into()),
+            delivery_mode: Some(2),
+            ..Properties::default()
+        };
+        deeds.fires.push(Fire {
+            user: Arc::from("guest"),
+            message: Message::fired("", &to, &properties, &body),
+            notes: vec![note("ran")],
+        });
+    }
+
+    fn replan(&mut self, _now: Wall) {
+        self.heard.send("replan".to_owned()).expect("a test");
+    }
+
+    fn routed(&mut self, _now: Wall, _run: &Run<'_>, queues: usize, _deeds: &mut Deeds) {
+        self.heard.send(format!("routed {queues}")).expect("a test");
+    }
+
+    fn delivered(&mut self, _now: Wall, run: &Run<'_>, tag: &str, deeds: &mut Deeds) {
+        assert!(run.message_id.starts_with("run/"));
+        self.heard.send(format!("delivered {tag}")).expect("a test");
+        deeds.notes.push(note("delivered"));
+    }
+
+    fn settled(&mut self, _now: Wall, _run: &Run<'_>, ending: Ending, _deeds: &mut Deeds) {
+        self.heard
+            .send(format!("settled {ending:?}"))
+            .expect("a test");
+    }
+}
+
+struct Scheduled {
+    t: BrokerTest,
+    ch: Chan,
+    heard: Receiver<String>,
+}
+
+impl Scheduled {
+    fn over(mut t: BrokerTest) -> Self {
+        let (tell, heard) = channel();
+        let echo = Echo {
+            due: Vec::new(),
+            heard: tell,
+        };
+        t.broker
+            .schedule_with(t.now, Box::new(echo))
+            .expect("sound");
+        let ch = t.client();
+        Self { t, ch, heard }
+    }
+
+    fn new() -> Self {
+        let mut this = Self::over(BrokerTest::new());
+        this.t.durable_queue(this.ch, "q");
+        this.t.facts();
+        this
+    }
+
+    fn order(&mut self, to: &'static str, ms: i32, body: &str) {
+        let to = FieldValue::LongString(to.into());
+        let properties = headers([("to", to), ("ms", FieldValue::I32(ms))]);
+        let order = message_with("amq.schedule", "", properties, body);
+        self.t.publish_with(self.ch, order, false);
+    }
+
+    fn heard(&self) -> Vec<String> {
+        self.heard.try_iter().collect()
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.t.now.wall.0 += ms;
+        self.t.pass_ms(ms);
+    }
+}
+
+#[test]
+fn what_is_due_is_published_with_a_note_in_one_record() {
+    let mut s = Scheduled::new();
+    s.t.confirm_select(s.ch);
+    s.order("q", 500, "hello");
+    assert_eq!(s.t.heard(s.ch), ["confirm 1"]);
+    assert!(matches!(&s.t.facts()[..], [Fact::Noted(_)]));
+    s.pass(499);
+    assert_eq!(s.t.broker.totals().ready, 0);
+    s.pass(1);
+    assert_eq!(s.t.bodies("q"), ["hello"]);
+    let facts = s.t.facts();
+    let Some(Fact::Together(facts)) = facts.first() else {
+        panic!("{facts:?}");
+    };
+    assert!(
+        matches!(&facts[..], [Fact::Noted(_), Fact::Published { .. }]),
+        "{facts:?}"
+    );
+    assert_eq!(s.heard()[0], "routed 1");
+}
+
+#[test]
+fn an_order_is_confirmed_when_its_note_is_safe() {
+    let mut s = Scheduled::new();
+    s.t.confirm_select(s.ch);
+    s.t.log = Log::Held;
+    s.order("q", 500, "hello");
+    assert_eq!(s.t.heard(s.ch), [""; 0]);
+    s.t.sync();
+    assert_eq!(s.t.heard(s.ch), ["confirm 1"]);
+}
+
+#[test]
+fn the_scheduler_hears_what_becomes_of_its_messages() {
+    let mut s = Scheduled::new();
+    let ways: [(&str, fn(&mut Scheduled)); 5] = [
+        ("Acked", |s| {
+            s.t.consume(s.ch, "q", "worker");
+            s.t.settle(s.ch, 1, false, Outcome::Ack);
+            s.t.cancel(s.ch, "worker");
+        }),
+        ("Acked", |s| {
+            s.t.consume_no_ack(s.ch, "q", "worker");
+            s.t.cancel(s.ch, "worker");
+        }),
+        ("Died", |s| {
+            s.t.consume(s.ch, "q", "worker");
+            s.t.settle(s.ch, 3, false, Outcome::Reject { requeue: false });
+            s.t.cancel(s.ch, "worker");
+        }),
+        ("Removed", |s| {
+            let purge = QueuePurge {
+                queue: short("q"),
+                ..QueuePurge::default()
+            };
+            s.t.method(s.ch, purge);
+        }),
+        ("Removed", |s| s.t.delete_queue(s.ch, "q")),
+    ];
+    for (ending, way) in ways {
+        s.order("q", 0, "x");
+        s.pass(1);
+        assert_eq!(s.heard(), ["routed 1"]);
+        way(&mut s);
+        let mut expected = vec!["delivered worker".to_owned(), format!("settled {ending}")];
+        if ending == "Removed" {
+            expected.remove(0);
+        }
+        assert_eq!(s.heard(), expected);
+    }
+    s.order("q", 0, "x");
+    s.pass(1);
+    assert_eq!(s.heard(), ["routed 0"], "there is no queue any more");
+}
+
+#[test]
+fn a_requeue_is_no_ending_and_a_dead_letter_is_not_told_of() {
+    let mut s = Scheduled::new();
+    let to = FieldValue::LongString("".into());
+    let key = FieldValue::LongString("graves".into());
+    let arguments = [
+        ("x-dead-letter-exchange", to),
+        ("x-dead-letter-routing-key", key),
+    ];
+    s.t.method(s.ch, queue_declare_with("mortal", arguments));
+    s.t.durable_queue(s.ch, "graves");
+    s.order("mortal", 0, "x");
+    s.pass(1);
+    let get = |queue| BasicGet {
+        queue: short(queue),
+        ..BasicGet::default()
+    };
+    s.t.method(s.ch, get("mortal"));
+    s.t.requeue(s.ch, 1);
+    assert_eq!(s.heard(), ["routed 1", "delivered basic.get"]);
+    s.t.method(s.ch, get("mortal"));
+    s.t.discard(s.ch, 2);
+    assert_eq!(s.heard(), ["delivered basic.get", "settled Died"]);
+    s.t.method(s.ch, get("graves"));
+    s.t.ack(s.ch, 3);
+    assert_eq!(s.heard(), [""; 0]);
+}
+
+#[test]
+fn orders_are_refused_with_the_schedulers_words_and_change_nothing() {
+    let mut s = Scheduled::new();
+    s.t.publish_with(s.ch, message("amq.schedule", "", "x"), false);
+    s.t.expect_close(s.ch, 406, "PRECONDITION_FAILED - to whom?");
+    assert!(s.t.facts().is_empty());
+
+    let peer = peer_with_rights("^mine$", ".*", ".*");
+    let connection = s.t.connect_as(peer);
+    s.ch = s.t.channel(connection);
+    s.order("yours", 0, "x");
+    let text = "ACCESS_REFUSED - configure access to schedule 'yours' in vhost '/' refused for \
+                user 'guest'";
+    s.t.expect_close(s.ch, 403, text);
+
+    s.ch = s.t.client();
+    s.t.tx_select(s.ch);
+    s.order("q", 0, "x");
+    let text = "PRECONDITION_FAILED - exchange 'amq.schedule' takes no part in transactions; \
+                use confirms";
+    s.t.expect_close(s.ch, 406, text);
+
+    let mut t = BrokerTest::new();
+    let ch = t.client();
+    t.publish_with(ch, message("amq.schedule", "", "x"), false);
+    assert!(t.take_refusals(ch.connection), "no scheduler, no orders");
+}
+
+#[test]
+fn answers_go_where_the_order_says() {
+    let mut s = Scheduled::new();
+    s.t.durable_queue(s.ch, "answers");
+    s.t.consume_no_ack(s.ch, "amq.rabbitmq.reply-to", "me");
+    s.t.heard(s.ch);
+    for to in ["answers", "amq.rabbitmq.reply-to"] {
+        let properties = Properties {
+            reply_to: Some(to.into()),
+            correlation_id: Some("7".into()),
+            ..headers([("to", FieldValue::LongString("q".into()))])
+        };
+        let order = message_with("amq.schedule", "", properties, "x");
+        s.t.publish_with(s.ch, order, false);
+        if to == "answers" {
+            s.t.get(s.ch, "answers");
+        }
+        let answer = s.t.take_delivery();
+        assert_eq!(answer.body(), b"{}");
+        assert_eq!(answer.properties().correlation_id, Some("7".into()));
+    }
+}
+
+#[test]
+fn notes_come_back_after_a_restart_and_a_replan_is_passed_on() {
+    let recovered = Recovered {
+        last: Lsn(2),
+        definitions: vec![
+            (Lsn(2), Fact::Noted(note("b"))),
+            (Lsn(1), Fact::Noted(note("a"))),
+        ],
+        queues: Vec::new(),
+    };
+    let mut s = Scheduled::over(BrokerTest::recovered(recovered).expect("sound"));
+    assert_eq!(s.heard(), ["recovered a", "recovered b"]);
+    s.t.step(Input::Replan);
+    assert_eq!(s.heard(), ["replan"]);
+}
+
+// ---- orders about delayed messages
+
+fn delayed_order(s: &mut Scheduled, fields: &[(&str, FieldValue)]) -> Result<String, AmqpError> {
+    let mut properties = headers([]);
+    for (name, value) in fields {
+        let table = properties.headers.get_or_insert_default();
+        table.insert((*name).to_owned(), value.clone());
+    }
+    let order = message_with("amq.schedule", "", properties, "");
+    let answer = s.t.order(&order)?;
+    Ok(String::from_utf8(answer).expect("text"))
+}
+
+fn text(text: &str) -> FieldValue {
+    FieldValue::LongString(text.to_owned().into())
+}
+
+#[test]
+fn delayed_messages_are_listed_cancelled_and_moved() {
+    let mut s = Scheduled::new();
+    for (name, ms) in [("b", 2_000), ("a", 1_000), ("c", 3_000)] {
+        let properties = Properties {
+            message_id: Some(name.into()),
+            delivery_mode: Some(2),
+            ..headers([("x-deliver-after", FieldValue::I32(ms))])
+        };
+        s.t.publish_with(s.ch, message_with("", "q", properties, name), false);
+    }
+    let list = delayed_order(&mut s, &[("x-delayed-action", text("list"))]).expect("a list");
+    let at = |name: &str| {
+        list.find(&format!("\"message_id\":\"{name}\""))
+            .expect(name)
+    };
+    assert!(at("a") < at("b") && at("b") < at("c"), "{list}");
+    assert!(list.contains("\"count\":3"), "{list}");
+
+    let cancel = [
+        ("x-delayed-action", text("cancel")),
+        ("x-delayed-id", text("b")),
+    ];
+    delayed_order(&mut s, &cancel).expect("cancelled");
+    let again = delayed_order(&mut s, &cancel).expect_err("it is gone");
+    assert_eq!(
+        again.text,
+        "NOT_FOUND - no delayed message 'b' in vhost '/'"
+    );
+    let settled = |fact: &Fact| matches!(fact, Fact::Settled { .. });
+    assert_eq!(s.t.facts().iter().filter(|fact| settled(fact)).count(), 1);
+
+    let retime = [
+        ("x-delayed-action", text("retime")),
+        ("x-delayed-id", text("c")),
+        ("x-deliver-after", FieldValue::I32(500)),
+    ];
+    delayed_order(&mut s, &retime).expect("moved");
+    assert!(matches!(&s.t.facts()[..], [Fact::Together(facts)] if facts.len() == 2));
+    s.pass(500);
+    assert_eq!(s.t.bodies("q"), ["c"]);
+    s.pass(500);
+    assert_eq!(s.t.bodies("q"), ["c", "a"]);
+    s.pass(10_000);
+    assert_eq!(s.t.broker.totals().ready, 2);
+
+    let wrong = delayed_order(&mut s, &[("x-delayed-action", text("eat"))]).expect_err("no");
+    assert!(
+        wrong.text.contains("one of list, peek, cancel, retime"),
+        "{}",
+        wrong.text
+    );
+}
