@@ -173,7 +173,8 @@ fn an_order_is_confirmed_when_its_note_is_safe() {
 #[test]
 fn the_scheduler_hears_what_becomes_of_its_messages() {
     let mut s = Scheduled::new();
-    let ways: [(&str, fn(&mut Scheduled)); 5] = [
+    type Way = fn(&mut Scheduled);
+    let ways: [(&str, Way); 5] = [
         ("Acked", |s| {
             s.t.consume(s.ch, "q", "worker");
             s.t.settle(s.ch, 1, false, Outcome::Ack);

@@ -70,7 +70,7 @@ fn of_log(node: &Node) -> [(Kind, &'static str, &'static str, u64); 13] {
     rows
 }
 
-fn gauges(totals: &Totals) -> [(&'static str, &'static str, u64); 9] {
+fn gauges(totals: &Totals) -> [(&'static str, &'static str, u64); 10] {
     #[rustfmt::skip]
     let rows = [
         ("connections",          "Open connections.",                              totals.connections),
@@ -81,6 +81,7 @@ fn gauges(totals: &Totals) -> [(&'static str, &'static str, u64); 9] {
         ("bindings",             "Bindings, without the default exchange's.",      totals.bindings),
         ("queue_messages_ready", "Messages waiting to be delivered.",              totals.ready),
         ("queue_messages_unacked", "Messages delivered and not settled.",          totals.unacked),
+        ("messages_delayed_waiting", "Messages that wait for their time.", totals.delayed),
         ("queue_messages_ready_bytes", "Memory held by ready messages, in octets.", totals.ready_bytes),
     ];
     rows.map(|(name, help, value)| (name, help, value as u64))

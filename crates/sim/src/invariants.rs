@@ -27,6 +27,7 @@ pub fn after_step(broker: &Broker, model: &Model) -> Checked {
         bindings: model.topology.bindings.len(),
         ready: model.queues.values().map(|queue| queue.ready.len()).sum(),
         unacked: channels.iter().map(|c| c.unacked.len()).sum(),
+        delayed: 0,
         ready_bytes: broker.totals().ready_bytes,
     };
     let totals = broker.totals();

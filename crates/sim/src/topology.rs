@@ -55,6 +55,7 @@ impl Topology {
             ("amq.headers", "headers", false),
             ("amq.match", "headers", false),
             ("amq.rabbitmq.trace", "topic", true),
+            ("amq.schedule", "direct", false),
         ];
         let exchanges = predeclared.map(|(name, kind, internal)| {
             let exchange = Exchange {

@@ -38,6 +38,8 @@ pub(crate) struct Messages {
 
 #[derive(Debug)]
 enum Chunk {
+    /// A single one: of messages with places far from each other a million are cheap too.
+    One(u16, Loc),
     /// Sorted by place in the chunk.
     Sparse(Vec<(u16, Loc)>),
     /// Segment 0: nothing there.
@@ -55,7 +57,7 @@ impl Messages {
         let chunk = self
             .chunks
             .entry(number)
-            .or_insert_with(|| Chunk::Sparse(Vec::new()));
+            .or_insert_with(|| Chunk::One(place, Loc::default()));
         let before = chunk.insert(place, loc);
         self.len += u64::from(before.is_none());
         before
@@ -140,6 +142,7 @@ impl Messages {
     #[cfg(test)]
     fn memory_bytes(&self) -> usize {
         let chunks = self.chunks.values().map(|chunk| match chunk {
+            Chunk::One(..) => 0,
             Chunk::Sparse(list) => list.capacity() * size_of::<(u16, Loc)>(),
             Chunk::Dense(..) => CHUNK * size_of::<Loc>(),
         });
@@ -150,17 +153,20 @@ impl Messages {
 impl Chunk {
     /// What is there, in order.
     fn iter(&self) -> impl Iterator<Item = (u16, Loc)> {
-        let (list, array): (&[(u16, Loc)], &[Loc]) = match self {
-            Self::Sparse(list) => (list, &[]),
-            Self::Dense(_, array) => (&[], array.as_slice()),
+        let (one, list, array): (_, &[(u16, Loc)], &[Loc]) = match self {
+            Self::One(place, loc) => (Some((*place, *loc)), &[], &[]),
+            Self::Sparse(list) => (None, list, &[]),
+            Self::Dense(_, array) => (None, &[], array.as_slice()),
         };
         let list = list.iter().copied();
         let array = (0..).zip(array.iter().copied());
-        list.chain(array.filter(|(_, loc)| loc.segment != 0))
+        let all = one.into_iter().chain(list).chain(array);
+        all.filter(|(_, loc)| loc.segment != 0)
     }
 
     fn is_empty(&self) -> bool {
         match self {
+            Self::One(_, loc) => loc.segment == 0,
             Self::Sparse(list) => list.is_empty(),
             Self::Dense(len, _) => *len == 0,
         }
@@ -168,6 +174,7 @@ impl Chunk {
 
     fn get(&self, place: u16) -> Option<Loc> {
         match self {
+            Self::One(at, loc) => (*at == place && loc.segment != 0).then_some(*loc),
             Self::Sparse(list) => {
                 let at = list.binary_search_by_key(&place, |entry| entry.0).ok()?;
                 list.get(at).map(|entry| entry.1)
@@ -181,6 +188,17 @@ impl Chunk {
 
     fn insert(&mut self, place: u16, loc: Loc) -> Option<Loc> {
         match self {
+            Self::One(at, there) if *at == place || there.segment == 0 => {
+                *at = place;
+                let before = std::mem::replace(there, loc);
+                (before.segment != 0).then_some(before)
+            }
+            Self::One(at, there) => {
+                let mut list = vec![(*at, *there), (place, loc)];
+                list.sort_unstable_by_key(|entry| entry.0);
+                *self = Self::Sparse(list);
+                None
+            }
             Self::Sparse(list) => {
                 if list.last().is_none_or(|last| last.0 < place) {
                     list.push((place, loc));
@@ -213,6 +231,10 @@ impl Chunk {
 
     fn remove(&mut self, place: u16) -> Option<Loc> {
         match self {
+            Self::One(at, loc) => {
+                let before = (*at == place).then(|| std::mem::take(loc))?;
+                (before.segment != 0).then_some(before)
+            }
             Self::Sparse(list) => {
                 let at = list.binary_search_by_key(&place, |entry| entry.0).ok()?;
                 Some(list.remove(at).1)
@@ -276,7 +298,8 @@ mod tests {
     proptest! {
         #[test]
         fn does_what_a_plain_map_does(
-            steps in prop::collection::vec((0..3_u8, 0..5_000_u64, 0..3_000_u64), 1..100),
+            steps in prop::collection::vec(
+                (0..3_u8, 0..5_000_u64, prop_oneof![0..3_u64, 0..3_000_u64]), 1..100),
         ) {
             let mut messages = Messages::default();
             let mut model = BTreeMap::new();
@@ -325,6 +348,16 @@ mod tests {
         }
         assert!(messages.memory_bytes() < 200_000);
         assert_eq!(messages.len(), 1_000);
+    }
+
+    #[test]
+    fn messages_far_from_each_other_cost_nothing_but_their_entry() {
+        let mut messages = Messages::default();
+        for seq in 0..1_000 {
+            messages.insert(seq << 20, loc(1));
+        }
+        assert_eq!(messages.memory_bytes(), 0);
+        assert_eq!(size_of::<Chunk>(), 24);
     }
 
     #[test]
