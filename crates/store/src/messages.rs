@@ -41,7 +41,8 @@ enum Chunk {
     /// A single one: of messages with places far from each other a million are cheap too.
     One(u16, Loc),
     /// Sorted by place in the chunk.
-    Sparse(Vec<(u16, Loc)>),
+    #[expect(clippy::box_collection, reason = "or each single one would take 8 octets more")]
+    Sparse(Box<Vec<(u16, Loc)>>),
     /// Segment 0: nothing there.
     Dense(u16, Box<[Loc; CHUNK]>),
 }
@@ -196,7 +197,7 @@ impl Chunk {
             Self::One(at, there) => {
                 let mut list = vec![(*at, *there), (place, loc)];
                 list.sort_unstable_by_key(|entry| entry.0);
-                *self = Self::Sparse(list);
+                *self = Self::Sparse(Box::new(list));
                 None
             }
             Self::Sparse(list) => {
@@ -271,7 +272,7 @@ impl Chunk {
         let Self::Dense(_, array) = self else { return };
         let places = (0..).zip(array.iter().copied());
         let list = places.filter(|(_, loc)| loc.segment != 0).collect();
-        *self = Self::Sparse(list);
+        *self = Self::Sparse(Box::new(list));
     }
 }
 
