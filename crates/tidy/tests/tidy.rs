@@ -20,7 +20,7 @@ const CRATES: &[(&str, &str, &[&str])] = &[
     ("core", "leveret-core", &["codec", "wheel"]),
     ("session", "leveret-session", &["codec", "core"]),
     ("store", "leveret-store", &["core"]),
-    ("scheduler", "leveret-scheduler", &["core"]),
+    ("scheduler", "leveret-scheduler", &["codec", "core"]),
     ("management", "leveret-management", &["core", "scheduler"]),
     (
         "server",
@@ -48,19 +48,21 @@ const CRATES: &[(&str, &str, &[&str])] = &[
 const PRIVATE_CRATES: &[&str] = &["sim", "perf", "tidy"];
 
 /// No clock, no randomness of their own, no threads, no I/O: driven by arguments alone.
-const PURE_CRATES: &[&str] = &["codec", "wheel", "core", "session"];
+const PURE_CRATES: &[&str] = &["codec", "wheel", "core", "session", "scheduler"];
 
 /// Every file says at its top what it owns, except `tests.rs` beside the file that it tests.
-const CRATES_WITH_MODULE_DOCS: &[&str] = &["codec", "wheel", "core", "session", "store"];
+const CRATES_WITH_MODULE_DOCS: &[&str] =
+    &["codec", "wheel", "core", "session", "store", "scheduler"];
 
 /// Crates whose `clippy.toml` disallows what [`IMPURE`] looks for.
-const CRATES_WITH_CLIPPY_TOML: &[&str] = &["wheel", "core", "session"];
+const CRATES_WITH_CLIPPY_TOML: &[&str] = &["wheel", "core", "session", "scheduler"];
 
 /// Packages that have one place, and the folders where that is.
 const PLACES: &[(&str, &[&str])] = &[
     ("nom", &["codec"]),
     ("tokio", &["server", "management", "scheduler", "perf"]),
     ("dashmap", &["server", "management"]),
+    ("jiff", &["core", "scheduler"]),
     ("rustls", &["server", "perf"]),
     ("tokio-rustls", &["server", "perf"]),
     ("rand", &["server", "perf", "sim"]),

@@ -1,0 +1,91 @@
+//! Taking over what was kept, after a start.
+
+use leveret_core::ids::Wall;
+use leveret_core::schedule::Note;
+
+use crate::agenda::{Slot, Task};
+use crate::change::octets;
+use crate::definition::Definition;
+use crate::done::Done;
+use crate::metrics::Counter;
+use crate::registry::{Key, Registry};
+use crate::run::{Outcome, Run};
+use crate::schedule::Schedule;
+use crate::state::State;
+use crate::trigger::Trigger;
+
+impl Registry {
+    pub(crate) fn take_over(&mut self, now: Wall, notes: Vec<Note>) -> Result<(), String> {
+        // In the order of their keys definitions come first, and the runs of each by number.
+        for Note { key, value } in notes {
+            let Some(value) = value else {
+                continue;
+            };
+            match Key::parse(&key).ok_or("a key that is not a schedule's")? {
+                Key::Definition(name) => {
+                    let (definition, wishes) =
+                        Definition::decode(&value).map_err(|why| format!("{name}: {why}"))?;
+                    if *definition.name != *name {
+                        return Err(format!("{name}: kept under another name"));
+                    }
+                    self.templates_octets += octets(&definition);
+                    let done = Done::for_new(&definition.trigger, definition.since);
+                    let mut state = State::new(done);
+                    state.paused = wishes.paused.unwrap_or(false);
+                    state.note = wishes.note.unwrap_or_default();
+                    self.insert(Schedule::new(definition, state));
+                }
+                Key::State(name) => {
+                    let state = State::decode(&value)
+                        .ok_or_else(|| format!("{name}: its state cannot be read"))?;
+                    if let Some(schedule) = self.named(name) {
+                        schedule.state = state;
+                    }
+                }
+                Key::Run(name, number) => {
+                    let mut run = Run::decode(&value)
+                        .ok_or_else(|| format!("{name}: one of its runs cannot be read"))?;
+                    if let Some(schedule) = self.named(name) {
+                        if run.is_open() && !schedule.definition.template.is_persistent() {
+                            run.outcome = Some(Outcome::Lost);
+                            run.ended = Some(now);
+                        }
+                        schedule.history.restore(number, run);
+                    }
+                }
+            }
+        }
+        for slot in 0..self.slots.len() {
+            self.resume(Slot::try_from(slot).unwrap_or(Slot::MAX), now);
+        }
+        self.metrics.set(Counter::history_runs, self.history_runs);
+        Ok(())
+    }
+
+    fn named(&mut self, name: &str) -> Option<&mut Schedule> {
+        let slot = *self.names.get(name)?;
+        self.schedule_mut(slot)
+    }
+
+    /// Puts what a schedule was about to do on the agenda.
+    fn resume(&mut self, slot: Slot, now: Wall) {
+        let Some(schedule) = self.schedule_mut(slot) else {
+            return;
+        };
+        let runs = schedule.history.len();
+        let backfills = !schedule.state.backfills.is_empty();
+        let waits_for_ack = schedule.definition.policy.deadline_ms.is_some() && runs > 0;
+        if schedule.definition.trigger == Trigger::Reboot {
+            // Each start is a time of its own, also if the clock says it was before the last one.
+            let nominal = now.max(Wall(schedule.state.done.last().0.saturating_add(1)));
+            schedule.planned = Some((nominal, now));
+        }
+        if runs > 0 {
+            self.lengths.insert((runs, slot));
+            self.history_runs += runs;
+        }
+        self.appoint(slot, Task::Backfill, backfills.then_some(now));
+        self.appoint(slot, Task::Alarm, waits_for_ack.then_some(now));
+        self.plan(slot, now);
+    }
+}

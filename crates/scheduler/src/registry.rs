@@ -1,0 +1,403 @@
+//! All schedules of a vhost: [`Registry`] is the [`Scheduler`] of the broker.
+//!
+//! What it must not forget it gives away as notes. Their keys begin with `schedule` and a zero
+//! octet, then say what it is, and of which schedule:
+//!
+//! | key after `schedule\0` | value | written |
+//! | --- | --- | --- |
+//! | `d\0<name>` | the definition: the order that made it | when it is made or changed |
+//! | `s\0<name>` | the state | with each fire |
+//! | `h\0<name>\0<number>` | a run; the number has 8 octets, the high one first | with its fire, and when it is over |
+//!
+//! A state is kept together with the message that it speaks of ([`Fire::notes`]), which is why no
+//! crash loses a message or doubles it. In [`Deeds`] notes come before fires: what is noted after
+//! a fire of the same turn goes with that fire, so that the last word is written last.
+//!
+//! [`Fire::notes`]: leveret_core::schedule::Fire::notes
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use leveret_core::error::AmqpError;
+use leveret_core::ids::Wall;
+use leveret_core::schedule::{Deeds, Ending, Note, Order, Run as RunName, Scheduler};
+
+use crate::agenda::{Agenda, Slot, Task};
+use crate::metrics::{Counter, Metrics};
+use crate::order::Demand;
+use crate::reply;
+use crate::run::Run;
+use crate::schedule::Schedule;
+
+/// How much a vhost's schedules may come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Schedules. Ended ones make room for new ones.
+    pub schedules_max: usize,
+    /// Octets of one message to fire, with its properties.
+    pub template_octets_max: usize,
+    /// Octets of all messages to fire.
+    pub templates_octets_max: usize,
+    /// Runs of one order to make up for what has passed.
+    pub backfill_runs_max: usize,
+    /// Runs that all histories remember together.
+    pub history_runs_max: usize,
+    /// Runs that one history remembers.
+    pub history_runs_each_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            schedules_max: 200_000,
+            template_octets_max: 1 << 20,
+            templates_octets_max: 256 << 20,
+            backfill_runs_max: 10_000,
+            history_runs_max: 262_144,
+            history_runs_each_max: crate::history::RUNS_MAX,
+        }
+    }
+}
+
+/// All schedules of a vhost.
+pub struct Registry {
+    pub(crate) limits: Limits,
+    pub(crate) slots: Vec<Option<Box<Schedule>>>,
+    /// Slots without a schedule.
+    pub(crate) free: Vec<Slot>,
+    pub(crate) names: BTreeMap<Arc<str>, Slot>,
+    pub(crate) agenda: Agenda,
+    /// Schedules of which nothing more comes, by when they ended.
+    pub(crate) ended: BTreeSet<(Wall, Slot)>,
+    /// Those with a history, by how long it is.
+    pub(crate) lengths: BTreeSet<(usize, Slot)>,
+    pub(crate) history_runs: usize,
+    pub(crate) templates_octets: usize,
+    pub(crate) metrics: Arc<Metrics>,
+    /// What the clock said last.
+    pub(crate) clock: Wall,
+}
+
+/// A clock that goes back less than this is only being kept right.
+const CLOCK_BACK_MS: u64 = 1_000;
+
+impl Registry {
+    /// One without schedules.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            slots: Vec::new(),
+            free: Vec::new(),
+            names: BTreeMap::new(),
+            agenda: Agenda::default(),
+            ended: BTreeSet::new(),
+            lengths: BTreeSet::new(),
+            history_runs: 0,
+            templates_octets: 0,
+            metrics: Arc::default(),
+            clock: Wall(0),
+        }
+    }
+
+    /// Counters that go on counting.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// Schedules that there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there is no schedule.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Result<Slot, AmqpError> {
+        let slot = self.names.get(name).copied();
+        slot.ok_or_else(|| AmqpError::not_found(format_args!("schedule '{name}'")))
+    }
+
+    pub(crate) fn schedule(&self, slot: Slot) -> Option<&Schedule> {
+        self.slots.get(slot as usize)?.as_deref()
+    }
+
+    pub(crate) fn schedule_mut(&mut self, slot: Slot) -> Option<&mut Schedule> {
+        self.slots.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    /// Puts a task of a schedule on the agenda, or takes it off.
+    pub(crate) fn appoint(&mut self, slot: Slot, task: Task, at: Option<Wall>) {
+        let schedule = self
+            .slots
+            .get_mut(slot as usize)
+            .and_then(Option::as_deref_mut);
+        if let Some(schedule) = schedule {
+            self.agenda.set(slot, &mut schedule.appointments, task, at);
+        }
+    }
+
+    /// Works out anew what comes next of one schedule.
+    pub(crate) fn plan(&mut self, slot: Slot, now: Wall) {
+        let Some(schedule) = self.schedule_mut(slot) else {
+            return;
+        };
+        schedule.plan(now);
+        let due = schedule.planned.map(|(_, due)| due);
+        let old = schedule.ended;
+        let over = schedule.is_over();
+        schedule.ended = over.then(|| old.unwrap_or(now));
+        let new = schedule.ended;
+        if old != new {
+            if let Some(at) = old {
+                self.ended.remove(&(at, slot));
+            }
+            if let Some(at) = new {
+                self.ended.insert((at, slot));
+            }
+        }
+        self.appoint(slot, Task::Planned, due);
+        self.appoint_release(slot, now);
+    }
+
+    /// What waits for a run to be over is due when that is.
+    pub(crate) fn appoint_release(&mut self, slot: Slot, now: Wall) {
+        let Some(schedule) = self.schedule(slot) else {
+            return;
+        };
+        let waits = !schedule.state.buffered.is_empty() && !schedule.state.paused;
+        let at = waits.then(|| {
+            let old = schedule.appointments.get(Task::Release).unwrap_or(now);
+            schedule.busy_until(now).unwrap_or_else(|| old.min(now))
+        });
+        self.appoint(slot, Task::Release, at);
+    }
+
+    /// The clock is where it is; if it was put back, everything is planned anew.
+    pub(crate) fn look_at_clock(&mut self, now: Wall) {
+        if now.0.saturating_add(CLOCK_BACK_MS) < self.clock.0 {
+            self.replan(now);
+        }
+        self.clock = now;
+    }
+
+    /// Adds a run to a history, which may forget older ones.
+    pub(crate) fn remember(&mut self, slot: Slot, run: Run, notes: &mut Vec<Note>) {
+        let Some(schedule) = self
+            .slots
+            .get_mut(slot as usize)
+            .and_then(Option::as_deref_mut)
+        else {
+            return;
+        };
+        let value = run.encode();
+        let old = schedule.history.len();
+        let number = schedule.history.push(run);
+        notes.push(note(
+            run_key(&schedule.definition.name, number),
+            Some(value),
+        ));
+        self.lengths.remove(&(old, slot));
+        self.lengths.insert((old + 1, slot));
+        self.history_runs += 1;
+        if old >= self.limits.history_runs_each_max {
+            self.forget_run(slot, notes);
+        } else if self.history_runs > self.limits.history_runs_max
+            && let Some((_, longest)) = self.lengths.last().copied()
+        {
+            self.forget_run(longest, notes);
+        }
+        self.metrics.set(Counter::history_runs, self.history_runs);
+    }
+
+    fn forget_run(&mut self, slot: Slot, notes: &mut Vec<Note>) {
+        let Some(schedule) = self
+            .slots
+            .get_mut(slot as usize)
+            .and_then(Option::as_deref_mut)
+        else {
+            return;
+        };
+        let old = schedule.history.len();
+        let Some(number) = schedule.history.pop() else {
+            return;
+        };
+        notes.push(note(run_key(&schedule.definition.name, number), None));
+        self.lengths.remove(&(old, slot));
+        if old > 1 {
+            self.lengths.insert((old - 1, slot));
+        }
+        self.history_runs -= 1;
+    }
+
+    /// What is to be kept of the state of a schedule.
+    pub(crate) fn state_note(&self, slot: Slot) -> Option<Note> {
+        let schedule = self.schedule(slot)?;
+        let key = state_key(&schedule.definition.name);
+        Some(note(key, Some(schedule.state.encode())))
+    }
+}
+
+impl Scheduler for Registry {
+    fn recover(&mut self, now: Wall, notes: Vec<Note>) -> Result<(), String> {
+        self.clock = now;
+        self.take_over(now, notes)
+    }
+
+    fn order(
+        &mut self,
+        now: Wall,
+        order: &Order<'_>,
+        deeds: &mut Deeds,
+    ) -> Result<Vec<u8>, AmqpError> {
+        self.look_at_clock(now);
+        let rights = order.rights;
+        let reply = match Demand::read(order.message, order.user, now)? {
+            Demand::Put(definition, wishes) => {
+                rights.may_configure(&definition.name)?;
+                rights.may_publish(definition.template.exchange())?;
+                self.put(now, *definition, wishes, order.message, deeds)?
+            }
+            Demand::Delete(name) => {
+                rights.may_configure(&name)?;
+                self.delete(&name, deeds)?
+            }
+            Demand::Pause(name, note) => {
+                rights.may_configure(&name)?;
+                self.pause(now, &name, true, note, deeds)?
+            }
+            Demand::Resume(name, note) => {
+                rights.may_configure(&name)?;
+                self.pause(now, &name, false, note, deeds)?
+            }
+            Demand::RunNow(name) => {
+                rights.may_configure(&name)?;
+                self.run_now(now, &name, deeds)?
+            }
+            Demand::Backfill { name, from, to } => {
+                rights.may_configure(&name)?;
+                self.backfill(now, &name, from, to, deeds)?
+            }
+            Demand::List { after, limit } => {
+                let visible = |name: &str| rights.may_configure(name).is_ok();
+                reply::list(self, after.as_deref(), limit, visible)
+            }
+            Demand::Show(name) => {
+                rights.may_configure(&name)?;
+                reply::show(self, self.find(&name)?)
+            }
+            Demand::Preview { of, limit } => self.preview(now, of, limit, rights)?,
+            Demand::History { name, limit } => {
+                rights.may_configure(&name)?;
+                reply::history(self, self.find(&name)?, limit)
+            }
+        };
+        Ok(reply.to_string().into_bytes())
+    }
+
+    fn next_due(&self) -> Option<Wall> {
+        self.agenda.first().map(|(at, ..)| at)
+    }
+
+    fn due(&mut self, now: Wall, fires_max: usize, deeds: &mut Deeds) {
+        self.look_at_clock(now);
+        // Each step fires once at most, and brings its schedule forward.
+        for _ in 0..fires_max.max(1) {
+            let Some((_, task, slot)) = self.agenda.first().filter(|(at, ..)| *at <= now) else {
+                return;
+            };
+            match task {
+                Task::Release => self.release(slot, now, deeds),
+                Task::Planned => self.planned(slot, now, deeds),
+                Task::Backfill => self.backfill_step(slot, now, deeds),
+                Task::Alarm => self.alarm(slot, now, deeds),
+            }
+        }
+    }
+
+    fn replan(&mut self, now: Wall) {
+        self.clock = now;
+        for slot in 0..self.slots.len() {
+            self.plan(Slot::try_from(slot).unwrap_or(Slot::MAX), now);
+        }
+    }
+
+    fn routed(&mut self, now: Wall, run: &RunName<'_>, queues: usize, deeds: &mut Deeds) {
+        self.run_routed(now, run.message_id, queues, deeds);
+    }
+
+    fn delivered(&mut self, now: Wall, run: &RunName<'_>, consumer_tag: &str, _deeds: &mut Deeds) {
+        self.run_delivered(now, run.message_id, consumer_tag);
+    }
+
+    fn settled(&mut self, now: Wall, run: &RunName<'_>, ending: Ending, deeds: &mut Deeds) {
+        self.run_settled(now, run.message_id, ending.into(), deeds);
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("schedules", &self.len())
+            .field("next_due", &self.next_due())
+            .finish_non_exhaustive()
+    }
+}
+
+const OWNER: &[u8] = b"schedule\0";
+
+/// What a key speaks of.
+pub(crate) enum Key<'a> {
+    Definition(&'a str),
+    State(&'a str),
+    Run(&'a str, u64),
+}
+
+pub(crate) fn definition_key(name: &str) -> Vec<u8> {
+    [OWNER, b"d\0", name.as_bytes()].concat()
+}
+
+pub(crate) fn state_key(name: &str) -> Vec<u8> {
+    [OWNER, b"s\0", name.as_bytes()].concat()
+}
+
+pub(crate) fn run_key(name: &str, number: u64) -> Vec<u8> {
+    [OWNER, b"h\0", name.as_bytes(), b"\0", &number.to_be_bytes()].concat()
+}
+
+impl<'a> Key<'a> {
+    pub(crate) fn parse(key: &'a [u8]) -> Option<Self> {
+        let (kind, rest) = key.strip_prefix(OWNER)?.split_at_checked(2)?;
+        Some(match kind {
+            b"d\0" => Self::Definition(std::str::from_utf8(rest).ok()?),
+            b"s\0" => Self::State(std::str::from_utf8(rest).ok()?),
+            b"h\0" => {
+                let (name, number) = rest.split_at_checked(rest.len().checked_sub(9)?)?;
+                let number = number.strip_prefix(b"\0")?.try_into().ok()?;
+                Self::Run(std::str::from_utf8(name).ok()?, u64::from_be_bytes(number))
+            }
+            _ => return None,
+        })
+    }
+}
+
+pub(crate) fn note(key: Vec<u8>, value: Option<Vec<u8>>) -> Note {
+    Note {
+        key: key.into(),
+        value: value.map(Into::into),
+    }
+}
+
+/// Has notes kept after all that was wanted so far.
+pub(crate) fn keep(deeds: &mut Deeds, notes: impl IntoIterator<Item = Note>) {
+    match deeds.fires.last_mut() {
+        Some(fire) => fire.notes.extend(notes),
+        None => deeds.notes.extend(notes),
+    }
+}

@@ -1,0 +1,164 @@
+//! What changes about a schedule each time it fires: little, and kept with the message it fires.
+
+use std::collections::VecDeque;
+
+use leveret_core::ids::Wall;
+
+use crate::done::Done;
+use crate::octets::{Octets, put_text};
+
+/// First octet of a state.
+const VERSION: u8 = 1;
+
+const PAUSED: u8 = 1;
+
+/// Nominal times that wait for a run to be over, at most.
+pub(crate) const BUFFERED_MAX: usize = 1_000;
+
+/// Orders to make up for something that are not carried out yet, at most.
+pub(crate) const BACKFILLS_MAX: usize = 16;
+
+/// What a schedule remembers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct State {
+    pub(crate) paused: bool,
+    /// What a person wrote down about it.
+    pub(crate) note: Box<str>,
+    pub(crate) done: Done,
+    /// Messages fired by its trigger.
+    pub(crate) runs: u64,
+    /// Messages fired because somebody wanted them.
+    pub(crate) extra_runs: u64,
+    /// Times up to this one are made up for, however late it is.
+    pub(crate) catch_up_to: Wall,
+    /// The nominal time of the last run that somebody wanted at once.
+    pub(crate) last_run_now: Wall,
+    /// Nominal times that are due and wait for a run to be over.
+    pub(crate) buffered: VecDeque<Wall>,
+    /// How many backfills there have been.
+    pub(crate) backfill_count: u32,
+    pub(crate) backfills: Vec<Backfill>,
+}
+
+/// What is left of an order to fire for times that have passed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Backfill {
+    pub(crate) number: u32,
+    /// Done up to here.
+    pub(crate) after: Wall,
+    /// The last one, itself included.
+    pub(crate) to: Wall,
+}
+
+impl State {
+    pub(crate) fn new(done: Done) -> Self {
+        Self {
+            paused: false,
+            note: "".into(),
+            done,
+            runs: 0,
+            extra_runs: 0,
+            catch_up_to: Wall(0),
+            last_run_now: Wall(0),
+            buffered: VecDeque::new(),
+            backfill_count: 0,
+            backfills: Vec::new(),
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION, if self.paused { PAUSED } else { 0 }];
+        let numbers = [
+            self.runs,
+            self.extra_runs,
+            self.catch_up_to.0,
+            self.last_run_now.0,
+        ];
+        for number in numbers {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        self.done.encode(&mut out);
+        put_text(&mut out, &self.note);
+        put_count(&mut out, self.buffered.len());
+        for nominal in &self.buffered {
+            out.extend_from_slice(&nominal.0.to_le_bytes());
+        }
+        out.extend_from_slice(&self.backfill_count.to_le_bytes());
+        put_count(&mut out, self.backfills.len());
+        for backfill in &self.backfills {
+            out.extend_from_slice(&backfill.number.to_le_bytes());
+            out.extend_from_slice(&backfill.after.0.to_le_bytes());
+            out.extend_from_slice(&backfill.to.0.to_le_bytes());
+        }
+        out
+    }
+
+    pub(crate) fn decode(octets: &[u8]) -> Option<Self> {
+        let mut octets = Octets(octets);
+        if octets.u8()? != VERSION {
+            return None;
+        }
+        let paused = octets.u8()? & PAUSED != 0;
+        let (runs, extra_runs) = (octets.u64()?, octets.u64()?);
+        let (catch_up_to, last_run_now) = (Wall(octets.u64()?), Wall(octets.u64()?));
+        let done = Done::decode(&mut octets)?;
+        let note = octets.text()?.into();
+        let buffered = (0..octets.u16()?)
+            .map(|_| octets.u64().map(Wall))
+            .collect::<Option<_>>()?;
+        let backfill_count = octets.u32()?;
+        let backfills = (0..octets.u16()?)
+            .map(|_| {
+                Some(Backfill {
+                    number: octets.u32()?,
+                    after: Wall(octets.u64()?),
+                    to: Wall(octets.u64()?),
+                })
+            })
+            .collect::<Option<_>>()?;
+        Some(Self {
+            paused,
+            note,
+            done,
+            runs,
+            extra_runs,
+            catch_up_to,
+            last_run_now,
+            buffered,
+            backfill_count,
+            backfills,
+        })
+    }
+}
+
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    let count = u16::try_from(count).unwrap_or(u16::MAX); // bounded far below
+    out.extend_from_slice(&count.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survives_being_written() {
+        let mut state = State::new(Done::until(Wall(1)));
+        let fresh = state.clone();
+        state.paused = true;
+        state.note = "gone fishing".into();
+        state.runs = 3;
+        state.buffered.extend([Wall(7), Wall(8)]);
+        state.backfills.push(Backfill {
+            number: 2,
+            after: Wall(3),
+            to: Wall(4),
+        });
+        for state in [fresh, state] {
+            let octets = state.encode();
+            assert_eq!(State::decode(&octets), Some(state));
+            for len in 0..octets.len() {
+                assert_eq!(State::decode(&octets[..len]), None);
+            }
+        }
+    }
+}
