@@ -67,7 +67,7 @@ impl Done {
     ) -> Option<Wall> {
         let begun = self.0.iter().rev().find(|stretch| stretch.from <= now);
         // A clock before the first one must be wrong.
-        let mut next = next_after(begun.or(self.0.first())?.to)?;
+        let mut next = next_after(begun.or_else(|| self.0.first())?.to)?;
         for stretch in &self.0 {
             if stretch.from < next && next <= stretch.to {
                 next = next_after(stretch.to)?;

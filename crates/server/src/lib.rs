@@ -16,6 +16,7 @@ pub mod connection;
 pub mod data_dir;
 pub mod error;
 pub mod health;
+pub mod housekeeping;
 pub mod http;
 pub mod journal;
 pub mod link;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use leveret_core::broker::{Limits, Options};
 use leveret_core::log::{Journal as _, Watcher};
 use leveret_core::{Broker, Input};
+use leveret_scheduler as scheduler;
 use leveret_session::SessionConfig;
 use leveret_store::Store;
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -85,7 +86,12 @@ impl Node {
             let listener = Listener::new(Arc::clone(&log));
             let lead = store
                 .lead(vhost, Arc::clone(&listener) as Arc<dyn Watcher>)
-                .and_then(|lead| Ok((lead.log, Broker::recover(options, lead.recovered)?)));
+                .and_then(|lead| {
+                    let mut broker = Broker::recover(options, lead.recovered)?;
+                    let scheduler = scheduler::Registry::new(scheduler::Limits::default());
+                    broker.schedule_with(clock.now(), Box::new(scheduler))?;
+                    Ok((lead.log, broker))
+                });
             let (journal, broker) = lead.map_err(|error| journal::lead_error(vhost, &error))?;
             let name = Arc::clone(vhost);
             let shard = Shard::new(broker, name, journal, clock, Arc::clone(&panics));

@@ -14,7 +14,7 @@ use crate::error::StartError;
 use crate::listener::{self, Protocols};
 use crate::node::{Node, SHUTDOWN_REASON};
 use crate::shard::internal_error;
-use crate::{alarms, http, journal, tls};
+use crate::{alarms, housekeeping, http, journal, tls};
 
 /// How long clients have to answer our `connection.close` when the broker stops. With it we are
 /// gone within ten seconds, after which orchestrators lose patience.
@@ -66,6 +66,7 @@ impl Server {
         }
         housekeeping.spawn(alarms::watch(Arc::clone(&node)));
         housekeeping.spawn(alarms::watch_disk(Arc::clone(&node)));
+        housekeeping.spawn(housekeeping::keep(Arc::clone(&node)));
 
         let mut server = Self {
             node,

@@ -41,7 +41,10 @@ enum Chunk {
     /// A single one: of messages with places far from each other a million are cheap too.
     One(u16, Loc),
     /// Sorted by place in the chunk.
-    #[expect(clippy::box_collection, reason = "or each single one would take 8 octets more")]
+    #[expect(
+        clippy::box_collection,
+        reason = "or each single one would take 8 octets more"
+    )]
     Sparse(Box<Vec<(u16, Loc)>>),
     /// Segment 0: nothing there.
     Dense(u16, Box<[Loc; CHUNK]>),
