@@ -93,7 +93,7 @@ impl Vhost {
         }
         if queue.logged.page_out.is_none() {
             // Its messages are all recorded by now, so they are in the log when this record is.
-            queue.logged.page_out = Some((self.lsn, queue.last_seq));
+            queue.logged.page_out = Some((self.lsn, queue.recorded_through()));
             self.logging.push(id);
         }
     }
@@ -108,7 +108,7 @@ impl Vhost {
         for (id, queue) in large {
             self.work += 1;
             if queue.logged.page_out.is_none() {
-                queue.logged.page_out = Some((self.lsn, queue.last_seq));
+                queue.logged.page_out = Some((self.lsn, queue.recorded_through()));
                 self.logging.push(id);
             }
         }
@@ -196,9 +196,10 @@ impl Vhost {
             return;
         };
         let here: Vec<(Seq, Mono)> = {
-            let before = queue.index.first_away();
+            let of = fetched.messages.first().map_or(Seq(0), |(seq, _)| *seq);
+            let before = queue.index.first_away(of);
             queue.index.bring_back(fetched.messages, delivered_before);
-            let after = queue.index.first_away();
+            let after = queue.index.first_away(of);
             let back = |seq: Seq| before.is_some_and(|b| seq >= b) && after.is_none_or(|a| seq < a);
             timed.into_iter().filter(|&(seq, _)| back(seq)).collect()
         };
@@ -261,8 +262,7 @@ impl Vhost {
     /// The broker stops: says how far each queue has delivered, exactly.
     pub(crate) fn retire(&mut self, fx: &mut Effects) {
         for queue in self.queues.values_mut().filter(|queue| queue.durable) {
-            let delivered = Seq(queue.upcoming().0.saturating_sub(1));
-            let through = delivered.max(queue.logged.delivered_before);
+            let through = queue.delivered_through().max(queue.logged.delivered_before);
             if through == queue.logged.may_deliver && queue.logged.mark_asked.is_none() {
                 continue;
             }

@@ -210,7 +210,7 @@ impl Vhost {
             .iter()
             .filter_map(|&id| self.queues.get(id))
             .filter(|queue| persistent && queue.durable)
-            .map(|queue| (queue.logged.number, queue.next_seq()));
+            .map(|queue| (queue.logged.number, queue.next_place(message)));
         let places: Places = durable.collect();
         let published = (!places.is_empty()).then(|| Fact::Published {
             message: message.clone(),

@@ -37,16 +37,15 @@ impl Vhost {
             return;
         };
         let seq = queue.push(message);
+        if queue.rules.priority_max.is_some() {
+            // It may go before what others wait for.
+            self.getters.append(&mut queue.logged.waiting);
+        }
         if let Some(due) = deadline {
             queue.deadlines.get_or_insert_default().set(seq, due);
         }
         self.pump(id, fx);
-        if deadline.is_some()
-            && self
-                .queues
-                .get(id)
-                .is_some_and(|q| q.index.newest() == Some(seq))
-        {
+        if deadline.is_some() && self.queues.get(id).is_some_and(|q| q.index.is_newest(seq)) {
             self.await_deadline(id, seq);
             if self.has_expired(id) {
                 self.expire_messages(id, fx); // no consumer took it at once
@@ -74,7 +73,7 @@ impl Vhost {
         };
         while let (Some(key), Some(front)) = (queue.ring.first(), queue.index.front()) {
             self.work += 1;
-            if front.seq > queue.logged.may_deliver {
+            if !queue.logged.lets_go(front.seq) {
                 break;
             }
             let Some(consumer) = self.consumers.get_mut(key) else {

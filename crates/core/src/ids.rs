@@ -20,9 +20,38 @@ slotmap::new_key_type! {
     pub(crate) struct ConsumerKey;
 }
 
-/// Place of a message in its queue. Starts at 1, never reused, survives restarts.
+/// Place of a message in its queue. Starts at 1, never reused, survives restarts. Places sort in
+/// order of delivery.
+///
+/// In a queue with priorities the top 8 bits are 255 less the priority, and the others number the
+/// messages of that priority. In other queues the number is all there is.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Seq(pub u64);
+
+/// Bits of a place that number messages.
+const NUMBER_BITS: u32 = u64::BITS - u8::BITS;
+
+impl Seq {
+    /// The place with this number where places begin with `level`.
+    #[must_use]
+    pub const fn in_level(level: u8, number: u64) -> Self {
+        Self((level as u64) << NUMBER_BITS | number)
+    }
+
+    /// 255 less the priority; 0 in queues without priorities.
+    #[inline]
+    #[must_use]
+    pub const fn level(self) -> u8 {
+        self.0.to_be_bytes()[0]
+    }
+
+    /// The number, without the priority.
+    #[inline]
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0 & (u64::MAX >> u8::BITS)
+    }
+}
 
 /// Number of a record of one vhost, counted from 1 in the order the records were made.
 ///

@@ -114,9 +114,10 @@ pub struct Recovered {
 pub struct RecoveredQueue {
     /// The queue.
     pub number: QueueNumber,
-    /// The last place that was ever given to a message, as far as anything is left that knows.
+    /// The highest number in a place that was ever given to a message, whatever its priority, as far
+    /// as anything is left that knows.
     pub last: Seq,
-    /// What may have been delivered before: up to here.
+    /// What may have been delivered before: numbers up to here.
     pub delivered_through: Seq,
     /// Places with messages, as runs from first to last, in order.
     pub runs: Vec<Run>,

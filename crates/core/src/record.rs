@@ -94,13 +94,13 @@ pub enum Fact {
         /// Runs of places, first and last of each, in order.
         places: Vec<(Seq, Seq)>,
     },
-    /// Messages of a durable queue up to this place may have been delivered once this is safe, and
-    /// no others. What a restart finds there carries `redelivered`. The last of a queue's marks
+    /// Messages of a durable queue whose places have numbers up to this one may have been delivered
+    /// once this is safe, and no others. What a restart finds there carries `redelivered`. The last of a queue's marks
     /// holds.
     MayDeliver {
         /// The queue.
         queue: QueueNumber,
-        /// The last place.
+        /// The last number.
         through: Seq,
     },
     /// Something is kept under a key from here on, or nothing any more. What it means is known to

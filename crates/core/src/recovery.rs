@@ -10,7 +10,7 @@ use crate::exchange::{Exchange, make};
 use crate::ids::{Lsn, Mono, QueueNumber, Seq};
 use crate::log::{LogError, Recovered, RecoveredQueue};
 use crate::queue::Queue;
-use crate::queue::index::Index;
+use crate::queue::levels::Ready;
 use crate::queue::logged::Logged;
 use crate::record::{BindingFact, Fact, MAY_DELIVER_FIRST};
 use crate::timer::Timer;
@@ -34,7 +34,7 @@ impl Vhost {
             .collect();
         for kept in recovered.queues {
             if Some(kept.number) == self.delays_number() {
-                check_places(&kept)?;
+                check_order(&kept)?;
                 self.recover_delayed(&kept);
                 continue;
             }
@@ -45,14 +45,14 @@ impl Vhost {
                     "messages of queue {number}, which is not there"
                 )));
             };
-            check_places(&kept)?;
+            check_places(&kept, queue.rules.priority_max.is_some())?;
             if queue.last_seq > Seq(0) || !queue.index.is_empty() {
                 let number = kept.number;
                 return Err(corrupt(format_args!("messages of queue {number} twice")));
             }
             queue.logged = Logged::recovered(kept.number, kept.delivered_through, kept.last);
             queue.last_seq = kept.last;
-            queue.index = Index::recovered(kept.runs);
+            queue.index = Ready::recovered(queue.rules.priority_max, kept.runs, kept.last);
             if let Some(&id) = numbers.get(&kept.number)
                 && queue.rules.ttl_ms.is_some()
             {
@@ -169,8 +169,8 @@ impl Vhost {
     }
 }
 
-/// Places ascend, and none was given that was not given out.
-fn check_places(kept: &RecoveredQueue) -> Result<(), LogError> {
+/// Places ascend.
+fn check_order(kept: &RecoveredQueue) -> Result<(), LogError> {
     let mut before = Seq(0);
     for run in &kept.runs {
         if run.first <= before || run.last < run.first {
@@ -182,10 +182,28 @@ fn check_places(kept: &RecoveredQueue) -> Result<(), LogError> {
         }
         before = run.last;
     }
-    if before > kept.last || kept.last.0 == u64::MAX {
-        let number = kept.number;
+    Ok(())
+}
+
+/// Places ascend, none has a number that was not given out, and none a priority where there are
+/// no priorities.
+fn check_places(kept: &RecoveredQueue, has_priorities: bool) -> Result<(), LogError> {
+    check_order(kept)?;
+    let number = kept.number;
+    for run in &kept.runs {
+        let level = run.last.level();
+        if run.first.level() != level || level > 0 && !has_priorities {
+            return Err(corrupt(format_args!(
+                "messages of queue {number} with priorities it has not: {} to {}",
+                run.first, run.last
+            )));
+        }
+    }
+    let numbers = kept.runs.iter().map(|run| run.last.number());
+    let last = numbers.max().unwrap_or_default();
+    if last > kept.last.0 || kept.last.0 >= Seq(u64::MAX).number() {
         return Err(corrupt(format_args!(
-            "a message at {before} of queue {number}, whose last was {}",
+            "a message at {last} of queue {number}, whose last was {}",
             kept.last
         )));
     }

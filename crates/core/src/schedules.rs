@@ -276,7 +276,7 @@ impl Vhost {
             .iter()
             .filter_map(|&id| self.queues.get(id))
             .filter(|queue| queue.keeps(&message))
-            .map(|queue| (queue.logged.number, queue.next_seq()));
+            .map(|queue| (queue.logged.number, queue.next_place(&message)));
         let places: Places = durable.collect();
         if !places.is_empty() {
             facts.push(Fact::Published {

@@ -87,6 +87,12 @@ impl Model {
             .get("x-expires")
             .and_then(|v| v.as_i64());
         let expires = expires.and_then(|ms| u64::try_from(ms).ok());
+        let priority_max = m
+            .arguments
+            .parse()
+            .get("x-max-priority")
+            .and_then(|v| v.as_i64());
+        let priority_max = priority_max.and_then(|max| u8::try_from(max).ok());
         let exclusive = m.exclusive.then_some(id);
         let durable = m.durable && !m.exclusive;
         if m.passive {
@@ -100,9 +106,8 @@ impl Model {
             if queue.exclusive != exclusive {
                 return Err(Trouble::Refused(405));
             }
-            if (queue.durable, queue.auto_delete, queue.expires)
-                != (durable, m.auto_delete, expires)
-            {
+            let current = (queue.durable, queue.auto_delete, queue.expires);
+            if current != (durable, m.auto_delete, expires) || queue.priority_max != priority_max {
                 return Err(Trouble::Refused(406));
             }
         } else {
@@ -122,11 +127,14 @@ impl Model {
                 auto_delete: m.auto_delete,
                 exclusive,
                 expires,
+                priority_max,
                 used: 0,
                 ready: Default::default(),
                 consumers: Vec::new(),
                 exclusive_consumer: false,
                 last_seq: 0,
+                last_of: Default::default(),
+                started: 0,
                 number,
                 mark: leveret_core::record::MAY_DELIVER_FIRST,
                 marks: Vec::new(),

@@ -74,11 +74,13 @@ pub enum Fault {
     EarlyCancel,
     /// A message that is asked back from the log does not come.
     LoseFetched,
+    /// Messages have no priority.
+    IgnorePriority,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::DropDelivery,
         Self::DuplicateDelivery,
         Self::SwapDeliveries,
@@ -106,6 +108,7 @@ impl Fault {
         Self::LoseWaiting,
         Self::EarlyCancel,
         Self::LoseFetched,
+        Self::IgnorePriority,
     ];
 }
 
@@ -123,6 +126,7 @@ impl Fault {
                 | Self::ForgetDrained
                 | Self::ForgetAck
                 | Self::LosePublish
+                | Self::IgnorePriority
                 | Self::WrongProperties
                 | Self::EarlyCommand
                 | Self::LoseWaiting
@@ -145,6 +149,8 @@ pub struct Machine {
     /// Channels that are open, and those of them that wait to be answered a declaration.
     open: BTreeSet<(ConnectionId, u16)>,
     waiting: BTreeSet<(ConnectionId, u16)>,
+    /// Queues that were ever declared with priorities.
+    prioritized: BTreeSet<String>,
 }
 
 impl Machine {
@@ -159,6 +165,7 @@ impl Machine {
             happened: false,
             open: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            prioritized: BTreeSet::new(),
         }
     }
 
@@ -301,6 +308,7 @@ impl Machine {
             }
             (Some(fault), Input::Commands(_, commands)) => {
                 for command in commands {
+                    self.note_priorities(command);
                     let fits = match (fault, &*command) {
                         (Fault::BeyondPrefetch, Command::Method { method, .. }) => {
                             matches!(&**method, Method::BasicQos(m) if m.prefetch_count > 0)
@@ -320,6 +328,11 @@ impl Machine {
                         (Fault::LosePublish, Command::Publish { message, .. }) => {
                             !message.is_persistent()
                         }
+                        (Fault::IgnorePriority, Command::Publish { message, .. }) => {
+                            message.priority() > 0
+                                && message.exchange().is_empty()
+                                && self.prioritized.contains(message.routing_key())
+                        }
                         _ => false,
                     };
                     if fits && self.strikes() {
@@ -330,6 +343,16 @@ impl Machine {
             _ => {}
         }
         false
+    }
+
+    fn note_priorities(&mut self, command: &Command) {
+        if let Command::Method { method, .. } = command
+            && let Method::QueueDeclare(m) = &**method
+            && let Some(max) = m.arguments.parse().get("x-max-priority")
+            && max.as_i64() > Some(0)
+        {
+            self.prioritized.insert(m.queue.to_string());
+        }
     }
 
     fn tamper_with_output(&mut self, now: Now, sends: &mut Sends) {
@@ -452,6 +475,9 @@ fn spoil(fault: Fault, command: &mut Command) {
             Fault::InventRequeue => *outcome = Outcome::Nack { requeue: true },
             _ => (*delivery_tag, *multiple) = (0, true),
         },
+        Command::Publish { message, .. } if fault == Fault::IgnorePriority => {
+            *message = build(message, message.routing_key(), message.body(), true, 0);
+        }
         Command::Publish {
             message, mandatory, ..
         } => {
@@ -513,6 +539,16 @@ fn swap_messages(batch: &mut std::collections::VecDeque<Outbound>, at: usize) {
 }
 
 fn rebuild(message: &Message, key: &str, body: &[u8], with_properties: bool) -> Message {
+    build(message, key, body, with_properties, message.priority())
+}
+
+fn build(
+    message: &Message,
+    key: &str,
+    body: &[u8],
+    with_properties: bool,
+    priority: u8,
+) -> Message {
     let properties = message.properties();
     let properties = if with_properties {
         properties
@@ -531,7 +567,7 @@ fn rebuild(message: &Message, key: &str, body: &[u8], with_properties: bool) -> 
         raw: &raw,
         summary: leveret_codec::PropertySummary {
             delivery_mode: properties.delivery_mode.unwrap_or_default(),
-            priority: properties.priority.unwrap_or_default(),
+            priority,
         },
     };
     Message::build(&mut Vec::new(), message.exchange(), key, &header, body)

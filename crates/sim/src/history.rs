@@ -12,7 +12,16 @@ use crate::violation;
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A message was published on a channel, as so many-th to be confirmed.
-    Published(u64, u64, Option<u64>),
+    Published {
+        /// On this channel.
+        channel: u64,
+        /// Which.
+        id: u64,
+        /// Of this priority.
+        priority: u8,
+        /// If it is to be confirmed.
+        number: Option<u64>,
+    },
     /// A message was delivered or fetched.
     Delivered {
         /// On this channel.
@@ -34,9 +43,20 @@ pub enum Event {
 #[derive(Debug, Default)]
 pub struct History {
     events: Vec<Event>,
+    /// Queues that may have priorities: only equals keep their order there.
+    prioritized: BTreeSet<String>,
 }
 
 impl History {
+    /// Nothing has happened. These queues may have priorities.
+    #[must_use]
+    pub fn new(prioritized: BTreeSet<String>) -> Self {
+        Self {
+            events: Vec::new(),
+            prioritized,
+        }
+    }
+
     /// Something happened.
     pub fn note(&mut self, event: Event) {
         self.events.push(event);
@@ -47,16 +67,21 @@ impl History {
     /// # Errors
     /// If a promise was broken.
     pub fn check(&self) -> Checked {
-        let mut published: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut published: BTreeMap<u64, (u64, u8)> = BTreeMap::new();
         let mut numbers: BTreeMap<(u64, u64), u64> = BTreeMap::new();
         let mut confirmed: BTreeSet<(u64, u64)> = BTreeSet::new();
         let mut first: BTreeSet<(String, u64)> = BTreeSet::new();
-        let mut newest: BTreeMap<(u64, String, u64), u64> = BTreeMap::new();
+        let mut newest: BTreeMap<(u64, String, u64, u8), u64> = BTreeMap::new();
         let mut confirmed_ids: BTreeSet<u64> = BTreeSet::new();
         for event in &self.events {
             match event {
-                Event::Published(channel, id, number) => {
-                    published.insert(*id, *channel);
+                Event::Published {
+                    channel,
+                    id,
+                    priority,
+                    number,
+                } => {
+                    published.insert(*id, (*channel, *priority));
                     if let Some(number) = number {
                         numbers.insert((*channel, *number), *id);
                     }
@@ -67,7 +92,7 @@ impl History {
                     id: Some(id),
                     redelivered,
                 } => {
-                    let Some(publisher) = published.get(id) else {
+                    let Some(&(publisher, mut priority)) = published.get(id) else {
                         return Err(violation!("message {id} came from nowhere"));
                     };
                     if *redelivered {
@@ -78,7 +103,10 @@ impl History {
                             "message {id} comes from '{queue}' for the first time twice"
                         ));
                     }
-                    let stream = (*channel, queue.clone(), *publisher);
+                    if !self.prioritized.contains(queue) {
+                        priority = 0;
+                    }
+                    let stream = (*channel, queue.clone(), publisher, priority);
                     if newest
                         .insert(stream, *id)
                         .is_some_and(|before| before > *id)
@@ -123,7 +151,11 @@ impl History {
         let mut confirmed = 0;
         for event in &self.events {
             match event {
-                Event::Published(on, _, Some(number)) if *on == channel => published = *number,
+                Event::Published {
+                    channel: on,
+                    number: Some(number),
+                    ..
+                } if *on == channel => published = *number,
                 Event::Confirmed(on, number, _) if *on == channel => {
                     confirmed = confirmed.max(*number);
                 }

@@ -83,21 +83,21 @@ impl Model {
         let mut ids: Vec<ConnectionId> = self.seen.keys().copied().collect();
         // What is delivered and requeued in one batch was delivered to its sender first.
         ids.sort_by_key(|id| Some(*id) != self.sender);
-        let mut progress = true;
-        while progress {
-            progress = false;
-            for &id in &ids {
-                while let Some(sent) = self.seen.get_mut(&id).and_then(VecDeque::pop_front) {
-                    if self.makes_sense(id, &sent)? {
-                        progress = true;
-                    } else {
-                        self.seen.entry(id).or_default().push_front(sent);
-                        break;
-                    }
+        while self.eat_one(&ids)? {}
+        Ok(())
+    }
+
+    /// Takes one thing from the first connection where that makes sense.
+    fn eat_one(&mut self, ids: &[ConnectionId]) -> Result<bool, Violation> {
+        for &id in ids {
+            if let Some(sent) = self.seen.get_mut(&id).and_then(VecDeque::pop_front) {
+                if self.makes_sense(id, &sent)? {
+                    return Ok(true);
                 }
+                self.seen.entry(id).or_default().push_front(sent);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     pub(crate) fn makes_sense(
@@ -231,7 +231,7 @@ impl Model {
                 "message {message_id} is not the first of '{name}': {first:?}"
             )));
         };
-        if item.seq > queue.mark {
+        if item.number() > queue.mark {
             return Ok(self.not_yet("it is beyond the mark of its queue"));
         }
         if item.delivered != redelivered {

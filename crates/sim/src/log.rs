@@ -57,11 +57,13 @@ pub struct Kept {
     pub auto_delete: bool,
     /// As declared.
     pub expires: Option<u64>,
+    /// As declared.
+    pub priority_max: Option<u8>,
     /// Messages by their places.
     pub messages: BTreeMap<u64, u64>,
-    /// Messages up to here may have been delivered.
+    /// Messages with numbers up to here may have been delivered.
     pub mark: u64,
-    /// The last place that was given to a message.
+    /// The highest number in a place that was given to a message.
     pub last: u64,
 }
 
@@ -288,10 +290,12 @@ impl Durable {
                 let number = QueueNumber(lsn.0);
                 let arguments = FieldTable::decode(&arguments).unwrap_or_default();
                 let expires = arguments.get("x-expires").and_then(|v| v.as_i64());
+                let priority_max = arguments.get("x-max-priority").and_then(|v| v.as_i64());
                 let queue = Kept {
                     number,
                     auto_delete,
                     expires: expires.and_then(|ms| u64::try_from(ms).ok()),
+                    priority_max: priority_max.and_then(|max| u8::try_from(max).ok()),
                     messages: BTreeMap::new(),
                     mark: MAY_DELIVER_FIRST,
                     last: 0,
@@ -329,7 +333,7 @@ impl Durable {
                 for (queue, seq) in places {
                     let kept = self.queue(queue);
                     let kept = kept.ok_or_else(|| violation!("no queue {queue} in the log"))?;
-                    kept.last = kept.last.max(seq.0);
+                    kept.last = kept.last.max(seq.number());
                     if kept.messages.insert(seq.0, id).is_some() {
                         return Err(violation!("place {seq} of queue {queue} is taken twice"));
                     }
@@ -438,6 +442,7 @@ impl Durable {
                         number: queue.number.unwrap_or_default(),
                         auto_delete: queue.auto_delete,
                         expires: queue.expires,
+                        priority_max: queue.priority_max,
                         messages: messages(model, queue),
                         mark: queue.mark,
                         last: queue.last_seq,

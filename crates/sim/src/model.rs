@@ -35,6 +35,17 @@ pub struct Item {
     pub delivered: bool,
 }
 
+impl Item {
+    /// Its place among those of its priority.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.seq % NUMBERS
+    }
+}
+
+/// There are so many places for each priority of a queue, the highest first.
+const NUMBERS: u64 = 1 << 56;
+
 /// A queue, by its name.
 #[derive(Clone, Debug)]
 pub struct Queue {
@@ -48,6 +59,8 @@ pub struct Queue {
     pub exclusive: Option<ConnectionId>,
     /// Milliseconds it may be unused.
     pub expires: Option<u64>,
+    /// The highest priority, as declared.
+    pub priority_max: Option<u8>,
     /// When it was used, in milliseconds.
     pub used: u64,
     /// What waits, oldest first.
@@ -56,8 +69,12 @@ pub struct Queue {
     pub consumers: Vec<(ConnectionId, u16, String)>,
     /// One has it for itself.
     pub exclusive_consumer: bool,
-    /// The last place given out.
+    /// The highest number given out.
     pub last_seq: u64,
+    /// The last number given to a message of each priority; all go on from `started`.
+    pub last_of: BTreeMap<u8, u64>,
+    /// The highest number that was given out in earlier lives.
+    pub started: u64,
     /// What the log knows it by, if it is durable.
     pub number: Option<QueueNumber>,
     /// Messages up to here may be delivered: the log knows that they may have been.
@@ -71,11 +88,31 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// Whether it has priorities. With 0 as the highest there is but one.
+    #[must_use]
+    pub fn has_priorities(&self) -> bool {
+        self.priority_max.is_some_and(|max| max > 0)
+    }
+
+    /// Gives out the next place for a message of this priority.
+    pub(crate) fn place(&mut self, priority: u8) -> u64 {
+        let priority = priority.min(self.priority_max.unwrap_or_default());
+        let last = self.last_of.entry(priority).or_insert(self.started);
+        *last += 1;
+        self.last_seq = self.last_seq.max(*last);
+        let before = if self.has_priorities() {
+            u64::from(255 - priority) * NUMBERS
+        } else {
+            0
+        };
+        before + self.last_of[&priority]
+    }
+
     /// Whether its first message may have to wait for the log.
     #[must_use]
     pub fn may_stand_still(&self) -> bool {
         let stands = |item: &Item| {
-            item.seq > self.mark || self.away_from.is_some_and(|from| item.seq >= from)
+            item.number() > self.mark || self.away_from.is_some_and(|from| item.seq >= from)
         };
         self.ready.front().is_some_and(stands)
     }
@@ -377,7 +414,7 @@ impl Model {
             let item = |(&seq, &id): (&u64, &u64)| Item {
                 id,
                 seq,
-                delivered: seq <= kept.mark,
+                delivered: seq % NUMBERS <= kept.mark,
             };
             let queue = Queue {
                 id: self.number(),
@@ -385,11 +422,14 @@ impl Model {
                 auto_delete: kept.auto_delete,
                 exclusive: None,
                 expires: kept.expires,
+                priority_max: kept.priority_max,
                 used: 0,
                 ready: kept.messages.iter().map(item).collect(),
                 consumers: Vec::new(),
                 exclusive_consumer: false,
                 last_seq: kept.last,
+                last_of: BTreeMap::new(),
+                started: kept.last,
                 number: Some(kept.number),
                 mark: kept.mark,
                 marks: Vec::new(),
@@ -397,6 +437,12 @@ impl Model {
                 woken: false,
             };
             self.count("recovered messages", queue.ready.len() as u64);
+            let levels = queue.ready.iter().map(|item| item.seq / NUMBERS);
+            let levels: std::collections::BTreeSet<u64> = levels.collect();
+            self.count(
+                "recovered priorities",
+                levels.len().saturating_sub(1) as u64,
+            );
             self.queues.insert(name.clone(), queue);
         }
     }

@@ -80,19 +80,24 @@ impl Model {
         mandatory: bool,
         queues: &[u64],
     ) -> Result<Option<Lsn>, Violation> {
-        let persistent = self.known(message)?.persistent;
-        let (mut copies, mut kept) = (0, false);
+        let published = self.known(message)?;
+        let (persistent, priority) = (published.persistent, published.priority);
+        let (mut copies, mut kept, mut overtakes) = (0, false, 0);
         for queue in self.queues.values_mut().filter(|q| queues.contains(&q.id)) {
-            queue.last_seq += 1;
-            queue.ready.push_back(Item {
+            let item = Item {
                 id: message,
-                seq: queue.last_seq,
+                seq: queue.place(priority),
                 delivered: false,
-            });
+            };
+            let behind = queue.ready.partition_point(|other| other.seq < item.seq);
+            overtakes += u64::from(behind < queue.ready.len());
+            queue.ready.insert(behind, item);
+            queue.woken |= queue.has_priorities();
             copies += 1;
             kept |= persistent && queue.durable;
         }
         self.count("copies", copies);
+        self.count("overtakes", overtakes);
         if copies == 0 && mandatory {
             self.count("returns", 1);
             self.expect(id, Expected::Return(number, message));
@@ -193,7 +198,7 @@ impl Model {
         if queue.may_stand_still()
             && let Some(front) = queue.ready.front()
         {
-            let (queue, beyond) = (queue.id, front.seq > queue.mark);
+            let (queue, beyond) = (queue.id, front.number() > queue.mark);
             let front = front.clone();
             if !self.is_fetched(id, number, &front) {
                 self.wait_for_message(id, number, queue, get);

@@ -3,7 +3,7 @@
 //! [`crate::sim`] puts connections around it; a test that knows what it wants to happen talks to it
 //! without them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use leveret_codec::{
@@ -13,14 +13,14 @@ use leveret_core::broker::Options;
 use leveret_core::log::{Fetch, Fetched, LogError};
 use leveret_core::{
     Capabilities, Command, ConnectionId, Input, Limits, Lsn, Message, Now, Outbound, Outcome, Peer,
-    Permissions,
+    Permissions, QueueNumber,
 };
 
 use crate::dice::Dice;
 use crate::fault::{Fault, Machine};
 use crate::invariants;
 use crate::log::{Log, Sends};
-use crate::model::{Checked, Event, Model, Published, Said, Violation, body, identify};
+use crate::model::{Checked, Event, Model, Published, Queue, Said, Violation, body, identify};
 use crate::violation;
 
 /// Both of them, and the log between them.
@@ -34,6 +34,8 @@ pub struct Pair {
     pub log: Log,
     /// Messages that the core has asked back.
     pub fetches: Vec<Fetch>,
+    /// How often in a row they failed.
+    failed: BTreeMap<QueueNumber, u32>,
     /// Connections that are not to be read.
     unread: BTreeSet<ConnectionId>,
     options: Options,
@@ -73,6 +75,7 @@ impl Pair {
             model: Model::new(outbox_max, body_max),
             log: Log::default(),
             fetches: Vec::new(),
+            failed: BTreeMap::new(),
             unread: BTreeSet::new(),
             options,
         }
@@ -111,7 +114,12 @@ impl Pair {
         for fetch in &fetches {
             self.model.count("fetches", 1);
             if let Some(queue) = self.model.queue_of(fetch.number) {
-                queue.away_from = Some(fetch.first.0);
+                // Of other priorities something may be away as well, and has to wait for this.
+                queue.away_from = Some(if queue.has_priorities() {
+                    0
+                } else {
+                    fetch.first.0
+                });
             }
         }
         self.fetches.extend(fetches);
@@ -138,13 +146,20 @@ impl Pair {
             return Ok(None);
         }
         let fetch = self.fetches.remove(at % self.fetches.len());
+        let failed = self.failed.entry(fetch.number).or_default();
+        // After three in a row the broker gives up on who waits: that is for the tests of the core.
+        let fails = fails.filter(|_| *failed < 2);
+        *failed = fails.map_or(0, |_| *failed + 1);
         let mut messages = self.log.read(&fetch, &self.model)?;
         messages.truncate(fails.unwrap_or(usize::MAX));
         let given = messages.last().map(|(seq, _)| seq.0);
-        let here = given.map_or(fetch.first.0, |seq| seq + 1);
+        let mut here = given.map_or(fetch.first.0, |seq| seq + 1);
         self.model.count("paged in", messages.len() as u64);
         if let Some(queue) = self.model.queue_of(fetch.number) {
             // After an error it is asked again, later.
+            if queue.has_priorities() {
+                here = 0;
+            }
             queue.away_from = fails.map(|_| here);
             queue.woken = true;
         }
@@ -171,22 +186,27 @@ impl Pair {
         self.machine.restart(self.options.clone(), recovered)?;
         self.model.restart(&self.log.state, last);
         self.fetches.clear();
+        self.failed.clear();
         self.unread.clear();
         self.model.count("restarts", 1);
         self.machine.broker.check_invariants();
         invariants::after_step(&self.machine.broker, &self.model)
     }
 
-    /// The log has got it exactly, which messages were delivered.
+    /// The log has got it exactly, which messages were delivered; of queues with priorities, that
+    /// all of these were.
     ///
     /// # Errors
     /// If it has not.
     pub fn check_marks(&self) -> Checked {
         for (name, kept) in &self.log.state.queues {
-            let ready = self.model.queues.get(name).map(|queue| &queue.ready);
+            let queue = self.model.queues.get(name);
+            let exactly = !queue.is_some_and(Queue::has_priorities);
+            let ready = queue.map(|queue| &queue.ready);
             let ready = ready.into_iter().flatten();
             for item in ready.filter(|item| kept.messages.contains_key(&item.seq)) {
-                if item.delivered != (item.seq <= kept.mark) {
+                let marked = item.number() <= kept.mark;
+                if item.delivered && !marked || exactly && marked && !item.delivered {
                     let mark = kept.mark;
                     return Err(violation!("{item:?} of '{name}' and a mark at {mark}"));
                 }
@@ -336,6 +356,7 @@ impl Script {
             headers: FieldTable::default(),
             body_len: octets,
             persistent: false,
+            priority: 0,
             refused: None,
         });
         let mandatory = false;

@@ -3,6 +3,8 @@
 //! Each seed scales every kind of action up or down, some to nothing, so that runs differ in kind
 //! and not only in detail.
 
+use std::collections::BTreeSet;
+
 use crate::client::Client;
 use crate::dice::Dice;
 use crate::workload::{ACTIONS, Action};
@@ -15,6 +17,7 @@ pub struct QueuePlan {
     pub(crate) auto_delete: bool,
     pub(crate) exclusive: bool,
     pub(crate) expires: Option<u64>,
+    pub(crate) priority_max: Option<u8>,
 }
 
 /// An exchange that the clients use.
@@ -80,6 +83,7 @@ impl Plan {
                 auto_delete: dice.chance(15),
                 exclusive: dice.chance(4),
                 expires: dice.chance(15).then(|| dice.between(20..=20_000)),
+                priority_max: dice.chance(30).then(|| dice.one_of(&[0, 1, 2, 5, 5, 255])),
             })
             .collect();
         let exchanges = dice.between(0..=4) as usize;
@@ -143,6 +147,12 @@ impl Plan {
     #[must_use]
     pub fn body_max(&self) -> usize {
         if self.large { 19_000 } else { 1_000 }
+    }
+
+    /// Names of the queues with priorities.
+    pub(crate) fn with_priorities(&self) -> BTreeSet<String> {
+        let queues = self.queues.iter().filter(|q| q.priority_max.is_some());
+        queues.map(|queue| queue.name.clone()).collect()
     }
 
     pub(crate) fn queue(&self, dice: &mut Dice) -> &QueuePlan {

@@ -61,6 +61,8 @@ pub struct Published {
     pub body_len: usize,
     /// Delivery mode 2.
     pub persistent: bool,
+    /// Its priority; 0 if it says none.
+    pub priority: u8,
     /// A property is wrong: refused with this code.
     pub refused: Option<u16>,
 }

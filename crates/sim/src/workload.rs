@@ -337,14 +337,18 @@ impl Client {
             Sent::Said(said)
         };
         self.say_message(world.dice, number, &publish.into(), (id, &published), sent);
+        let priority = published.priority;
         world.published.push(published);
         if let Some(channel) = self.channels.get_mut(&number) {
             let in_confirm_mode = channel.mode == Mode::Confirm;
             channel.published += u64::from(in_confirm_mode);
             let confirm = in_confirm_mode.then_some(channel.published);
-            world
-                .history
-                .note(Event::Published(channel.id, id, confirm));
+            world.history.note(Event::Published {
+                channel: channel.id,
+                id,
+                priority,
+                number: confirm,
+            });
         }
     }
 
@@ -521,6 +525,11 @@ impl Client {
         if let Some(ms) = plan.expires {
             arguments.insert("x-expires", FieldValue::I64(ms as i64));
         }
+        // Now and then not as it was.
+        let more = u8::from(world.dice.chance(1));
+        if let Some(max) = plan.priority_max {
+            arguments.insert("x-max-priority", FieldValue::U8(max.saturating_sub(more)));
+        }
         let declare = QueueDeclare {
             queue: short(&plan.name),
             passive: world.dice.chance(4),
@@ -640,6 +649,9 @@ fn message(id: u64, world: &mut World<'_>) -> Published {
         properties.content_type = Some(Bytes::from_static(b"text/plain"));
         properties.timestamp = Some(dice.any());
     }
+    if dice.chance(40) {
+        properties.priority = Some(dice.one_of(&[0, 1, 2, 3, 5, 7, 255]));
+    }
     let mut refused = None;
     if dice.chance(2) {
         let good = dice.chance(90);
@@ -694,6 +706,7 @@ fn message(id: u64, world: &mut World<'_>) -> Published {
         headers,
         body_len,
         persistent,
+        priority: properties.priority.unwrap_or_default(),
         refused,
     }
 }

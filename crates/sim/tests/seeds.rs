@@ -16,7 +16,7 @@ const THREADS: u64 = 2;
 /// What has to have happened in all runs together, and how often at least. A number that falls
 /// below says that the clients have gone lazy, and that everything else here proves little.
 #[rustfmt::skip]
-const WORK: [(&str, u64); 46] = [
+const WORK: [(&str, u64); 48] = [
     ("answers that waited",     10_000),
     ("binds",                   10_000),
     ("blocked",                  1_000),
@@ -48,11 +48,13 @@ const WORK: [(&str, u64); 46] = [
     ("left waiting: shared prefetch",100),
     ("marks",                      500),
     ("oversize",                    50),
+    ("overtakes",                5_000),
     ("paged in",                 5_000),
     ("publishes",               50_000),
     ("purged",                   1_000),
     ("queues",                   2_000),
     ("recovered messages",       5_000),
+    ("recovered priorities",       300),
     ("recovers",                   300),
     ("redeliveries",            10_000),
     ("refused by the session",      50),
@@ -132,7 +134,7 @@ fn mistakes_are_noticed() {
     let mut unnoticed = Vec::new();
     for fault in Fault::ALL {
         let (mut made, mut noticed) = (0, 0);
-        for seed in 0..200 {
+        for seed in 0..600 {
             let setup = Setup {
                 seed,
                 fault: Some(fault),
@@ -145,7 +147,7 @@ fn mistakes_are_noticed() {
             } else {
                 assert_eq!(result.map_err(|failure| failure.to_string()), Ok(()));
             }
-            if made >= 10 {
+            if made >= 20 {
                 break;
             }
         }

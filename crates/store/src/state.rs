@@ -53,6 +53,7 @@ pub(crate) struct Vhost {
 pub(crate) struct Queue {
     pub(crate) vhost: u32,
     pub(crate) number: u64,
+    /// The highest number in a place.
     pub(crate) last: u64,
     pub(crate) delivered_through: u64,
     pub(crate) messages: Messages,
@@ -185,7 +186,7 @@ impl State {
             let Some(queue) = self.queue(vhost, queue) else {
                 continue;
             };
-            queue.last = queue.last.max(seq);
+            queue.last = queue.last.max(Seq(seq).number());
             cut_out(&mut queue.missing, seq, seq);
             let before = queue.messages.insert(seq, loc);
             burden(&mut self.segments, loc);
@@ -231,7 +232,7 @@ impl State {
             return;
         };
         for &(first, last) in runs {
-            queue.last = queue.last.max(last);
+            queue.last = queue.last.max(Seq(last).number());
             if !queue.missing.is_empty() {
                 cut_out(&mut queue.missing, first, last);
             }

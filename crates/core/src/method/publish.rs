@@ -289,7 +289,7 @@ impl Vhost {
             .iter()
             .filter_map(|&id| self.queues.get(id))
             .filter(|queue| queue.durable)
-            .map(|queue| (queue.logged.number, queue.next_seq()))
+            .map(|queue| (queue.logged.number, queue.next_place(message)))
             .collect();
         if places.is_empty() {
             return Lsn(0);

@@ -171,11 +171,6 @@ impl Index {
         returned.or_else(|| self.fresh.front())
     }
 
-    /// Whether there is an oldest message and it is away.
-    pub(crate) fn front_is_away(&self) -> bool {
-        self.front().is_none() && !self.is_empty()
-    }
-
     /// Takes the oldest message; None if there is none, or if it is away.
     pub(crate) fn pop(&mut self) -> Option<Entry> {
         let entry = if let Some((_, entry)) = self.returned.pop_first() {

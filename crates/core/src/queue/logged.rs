@@ -1,5 +1,8 @@
 //! What a durable queue has to do with the log: its number there, how far it may deliver, what was
 //! paged out.
+//!
+//! Marks are about the numbers in places. A queue with priorities does not deliver in that order, so
+//! its marks cover messages that never were delivered as well.
 
 use crate::ids::{ChannelKey, Lsn, QueueNumber, Seq};
 use crate::record::MAY_DELIVER_FIRST;
@@ -72,6 +75,12 @@ impl Logged {
         };
         logged.mark(may_deliver);
         logged
+    }
+
+    /// Whether a message may be delivered.
+    #[inline]
+    pub(crate) fn lets_go(&self, seq: Seq) -> bool {
+        seq.number() <= self.may_deliver.0
     }
 
     /// A mark holds.

@@ -3,6 +3,7 @@
 pub(crate) mod arguments;
 pub(crate) mod deadlines;
 pub(crate) mod index;
+pub(crate) mod levels;
 pub(crate) mod logged;
 pub(crate) mod rules;
 
@@ -15,7 +16,8 @@ use crate::consumer::Ring;
 use crate::ids::{ConnectionId, ConsumerKey, Mono, Seq};
 use crate::message::Message;
 use crate::queue::deadlines::Deadlines;
-use crate::queue::index::{Entry, Index};
+use crate::queue::index::Entry;
+use crate::queue::levels::Ready;
 use crate::queue::logged::Logged;
 use crate::queue::rules::Rules;
 use crate::record::Fact;
@@ -33,7 +35,7 @@ pub(crate) struct Queue {
     /// As declared.
     pub(crate) arguments: FieldTable,
     /// Ready messages.
-    pub(crate) index: Index,
+    pub(crate) index: Ready,
     /// Delivered, not settled.
     pub(crate) unacked: usize,
     /// Consumers that would take a message now, and those that would not for the moment.
@@ -48,6 +50,7 @@ pub(crate) struct Queue {
     pub(crate) rules: Rules,
     /// When its messages expire, if one ever had to.
     pub(crate) deadlines: Option<Box<Deadlines>>,
+    /// The highest number that a place was given.
     pub(crate) last_seq: Seq,
 }
 
@@ -76,7 +79,7 @@ impl Queue {
             auto_delete: false,
             exclusive: None,
             arguments,
-            index: Index::default(),
+            index: Ready::new(rules.priority_max),
             unacked: 0,
             ring: Ring::default(),
             consumers: Vec::new(),
@@ -89,29 +92,39 @@ impl Queue {
         }
     }
 
-    /// Adds a new message at its end; returns its place.
+    /// Adds a new message at its end, or behind others of its priority; returns its place.
     #[inline]
     pub(crate) fn push(&mut self, message: Message) -> Seq {
-        self.last_seq = Seq(self.last_seq.0 + 1);
+        let seq = self.next_place(&message);
+        self.last_seq = Seq(self.last_seq.0.max(seq.number()));
         self.index.push(Entry {
             message,
-            seq: self.last_seq,
+            seq,
             deliveries: 0,
             failures: 0,
         });
+        seq
+    }
+
+    /// The place a new message will get.
+    #[inline]
+    pub(crate) fn next_place(&self, message: &Message) -> Seq {
+        let place = self.index.next_place(message.priority());
+        place.unwrap_or(Seq(self.last_seq.0 + 1))
+    }
+
+    /// Notes that all its messages are recorded by now; returns the number of the last.
+    pub(crate) fn recorded_through(&mut self) -> Seq {
+        self.index.note_recorded();
         self.last_seq
     }
 
-    /// The place the next new message will get.
-    pub(crate) fn next_seq(&self) -> Seq {
-        Seq(self.last_seq.0 + 1)
-    }
-
-    /// Takes the oldest message to deliver it: `for_good` if nobody will settle it. None if there is
+    /// Takes the first message to deliver it: `for_good` if nobody will settle it. None if there is
     /// none, or if it is away.
     #[inline]
     pub(crate) fn take_front(&mut self, for_good: bool) -> Option<Entry> {
         let entry = self.index.pop()?;
+        self.index.note_delivered(entry.seq);
         if let Some(deadlines) = &mut self.deadlines {
             if for_good {
                 deadlines.forget(entry.seq);
@@ -140,16 +153,24 @@ impl Queue {
         }
     }
 
-    /// The first place that was never delivered, of a message that is there or of the next to come.
+    /// Number of the first place that was never delivered, of a message that is there or of the next
+    /// to come.
     pub(crate) fn upcoming(&self) -> Seq {
-        self.index.first_fresh().unwrap_or_else(|| self.next_seq())
+        let number = self.index.first_fresh().map(Seq::number);
+        Seq(number.unwrap_or(self.last_seq.0 + 1))
+    }
+
+    /// The highest number that was delivered, or will never be.
+    pub(crate) fn delivered_through(&self) -> Seq {
+        let delivered = self.index.delivered();
+        Seq(delivered.unwrap_or_else(|| self.upcoming().0.saturating_sub(1)))
     }
 
     /// Whether it has messages and none can be had right now: the first is away, or may not be
     /// delivered before the log knows.
     pub(crate) fn is_stalled(&self) -> bool {
         match self.index.front() {
-            Some(front) => front.seq > self.logged.may_deliver,
+            Some(front) => !self.logged.lets_go(front.seq),
             None => !self.index.is_empty(),
         }
     }

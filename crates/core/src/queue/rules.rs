@@ -29,6 +29,8 @@ pub(crate) struct Rules {
     pub(crate) consumer_timeout_ms: Option<u64>,
     /// Deliveries say how often one has failed before (`x-delivery-count`).
     pub(crate) counts_deliveries: bool,
+    /// The highest priority there is (`x-max-priority`), if any but 0.
+    pub(crate) priority_max: Option<u8>,
 }
 
 /// `x-overflow`.
@@ -79,6 +81,9 @@ impl Rules {
             delivery_limit,
             consumer_timeout_ms: number("x-consumer-timeout").and_then(|ms| u64::try_from(ms).ok()),
             counts_deliveries: quorum || delivery_limit.is_some(),
+            priority_max: number("x-max-priority")
+                .and_then(|max| u8::try_from(max).ok())
+                .filter(|max| *max > 0),
         }
     }
 

@@ -78,22 +78,23 @@ fn explain_vhost(
             return Err(format!("messages of a queue {number} that is not declared"));
         }
         let mut seqs = BTreeSet::new();
-        let mut end = 0;
+        let (mut end, mut last) = (0, 0);
         for run in &recovered.runs {
             if run.first.0 <= end || run.last < run.first {
                 return Err(format!("queue {number}: runs {:?}", recovered.runs));
             }
             end = run.last.0;
+            last = run.last.number().max(last);
             if end - run.first.0 > 1_000_000 {
                 return Err(format!("queue {number}: no such run was staged: {run:?}"));
             }
             seqs.extend(run.first.0..=run.last.0);
         }
         let known = effects.last.get(&number).copied().unwrap_or_default();
-        if recovered.last.0 < end || recovered.last.0 > known {
-            let last = recovered.last;
+        if recovered.last.0 < last || recovered.last.0 > known {
+            let said = recovered.last;
             return Err(format!(
-                "queue {number}: last place {last}, of a message {end}, staged {known}"
+                "queue {number}: last number {said}, of a message {last}, staged {known}"
             ));
         }
         let marks = &effects.marks[&number];
@@ -204,11 +205,12 @@ impl Effects {
             Fact::Published {
                 message, places, ..
             } => {
-                for &(queue, Seq(seq)) in places {
+                for &(queue, place) in places {
+                    let Seq(seq) = place;
                     self.messages.insert((queue, seq), message.clone());
                     self.published.insert((queue, seq));
                     let last = self.last.entry(queue).or_default();
-                    *last = seq.max(*last);
+                    *last = place.number().max(*last);
                 }
             }
             Fact::MayDeliver { queue, through } => {

@@ -114,7 +114,7 @@ impl State {
             } => {
                 for (queue, seq) in places {
                     if let Some(queue) = self.queues.get_mut(queue) {
-                        queue.last = queue.last.max(seq.0);
+                        queue.last = queue.last.max(seq.number());
                         queue.messages.insert(seq.0, message.clone());
                     }
                 }

@@ -138,9 +138,13 @@ impl Traffic {
         while queues.len() > count {
             queues.remove(dice.below(queues.len()));
         }
+        // A third of the queues has priorities.
+        let level = dice.one_of(&[0, 250, 254, 255]);
         let place = |queue: QueueNumber| {
             let others = taken.iter().filter(|(of, _)| *of == queue).count() as u64;
-            (queue, Seq(state.queues[&queue].last + 1 + others))
+            let level = if queue.0.is_multiple_of(3) { level } else { 0 };
+            let number = state.queues[&queue].last + 1 + others;
+            (queue, Seq::in_level(level, number))
         };
         Fact::Published {
             message: self.message(dice),
