@@ -14,8 +14,10 @@ from aiormq.exceptions import AMQPError, ChannelClosed, ConnectionClosed, Publis
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "common"))
 sys.argv[0] = "aiopika"  # names the queues of this run
 from interop import (  # noqa: E402
+    BY_PRIORITY,
     CAPABILITIES,
     PATIENCE_S,
+    PRIORITIES,
     REPLY_TO,
     TOPIC_KEYS,
     TOPICS,
@@ -319,6 +321,14 @@ async def _(conn, ch):
     expect(2, (await q.purge()).message_count, "purged")
     await first.nack()
     expect(["a redelivered"], await bodies(q), "left")
+
+
+@check("queue.priority")
+async def _(conn, ch):
+    q = await queue(ch, arguments={"x-max-priority": 5})
+    for body, priority in PRIORITIES:
+        await publish(ch, q.name, body, priority=priority)
+    expect(BY_PRIORITY, await bodies(q))
 
 
 @check("queue.bind_missing")

@@ -22,6 +22,9 @@ PROGRAM_PATIENCE_S = 120
 CAPABILITIES = ["publisher_confirms", "exchange_exchange_bindings", "basic.nack", "consumer_cancel_notify",
                 "connection.blocked", "consumer_priorities", "authentication_failure_close", "per_consumer_qos",
                 "direct_reply_to"]
+# Messages with their priorities, for a queue whose highest is 5, and how it orders them.
+PRIORITIES = [("a", None), ("b", 3), ("c", 9), ("d", 5), ("e", 3)]
+BY_PRIORITY = ["c", "d", "b", "e", "a"]
 # Topic patterns and the keys they match. The empty key has no words: "#" matches it and "*" does not.
 TOPIC_KEYS = ["a.b.c", "x.b.c", "a", "a.b.c.d", ""]
 TOPICS = {

@@ -493,6 +493,15 @@ public final class Checks {
       s.ch.basicNack(first, false, true);
       expect(List.of("a redelivered"), s.bodies(q));
     });
+    ok("queue.priority", s -> {
+      String q = s.queue("", Map.of("x-max-priority", 5));
+      Integer[] priorities = {null, 3, 9, 5, 3};
+      for (int i = 0; i < priorities.length; i++) {
+        var properties = new BasicProperties.Builder().priority(priorities[i]).build();
+        s.ch.basicPublish("", q, properties, bytes("abcde".substring(i, i + 1)));
+      }
+      expect(List.of("c", "d", "b", "e", "a"), s.bodies(q));
+    });
     fails("queue.bind_missing", s -> s.ch.queueBind(s.queue(), name("missing"), "key"));
     fails("queue.default_bind", s -> s.ch.queueBind(s.queue(), "", "key"));
   }

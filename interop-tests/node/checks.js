@@ -392,6 +392,14 @@ check('queue.purge', async (s) => {
   expect(['a redelivered'], await s.bodies(q));
 });
 
+check('queue.priority', async (s) => {
+  const q = await s.queue('', { maxPriority: 5 });
+  for (const [body, priority] of [['a', undefined], ['b', 3], ['c', 9], ['d', 5], ['e', 3]]) {
+    s.ch.publish('', q, Buffer.from(body), { priority });
+  }
+  expect(['c', 'd', 'b', 'e', 'a'], await s.bodies(q));
+});
+
 fails('queue.bind_missing', async (s) => s.ch.bindQueue(await s.queue(), name('missing'), 'key'));
 fails('queue.default_bind', async (s) => s.ch.bindQueue(await s.queue(), '', 'key'));
 

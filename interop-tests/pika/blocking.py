@@ -19,8 +19,10 @@ from pika.exceptions import (
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "common"))
 from interop import (  # noqa: E402
+    BY_PRIORITY,
     CAPABILITIES,
     PATIENCE_S,
+    PRIORITIES,
     REPLY_TO,
     TOPIC_KEYS,
     TOPICS,
@@ -315,6 +317,14 @@ def _(conn, ch):
     expect(2, ch.queue_purge(q).method.message_count, "purged")
     ch.basic_nack(tag)
     expect(["a"], bodies(ch, q), "left")
+
+
+@check("queue.priority")
+def _(conn, ch):
+    q = queue(ch, arguments={"x-max-priority": 5})
+    for body, priority in PRIORITIES:
+        publish(ch, q, body, priority=priority)
+    expect(BY_PRIORITY, bodies(ch, q))
 
 
 @check("queue.bind_missing")

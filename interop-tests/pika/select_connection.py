@@ -14,8 +14,10 @@ from pika.exceptions import ChannelClosedByBroker
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "common"))
 from interop import (  # noqa: E402
+    BY_PRIORITY,
     CAPABILITIES,
     PATIENCE_S,
+    PRIORITIES,
     REPLY_TO,
     TOPIC_KEYS,
     TOPICS,
@@ -458,6 +460,14 @@ async def _(conn, ch):
     expect(2, (await ch.call("queue_purge", q)).message_count, "purged")
     ch.pika.basic_nack(tag)
     expect(["a redelivered"], await ch.bodies(q), "left")
+
+
+@check("queue.priority")
+async def _(conn, ch):
+    q = await ch.queue(arguments={"x-max-priority": 5})
+    for body, priority in PRIORITIES:
+        ch.publish(q, body, priority=priority)
+    expect(BY_PRIORITY, await ch.bodies(q))
 
 
 @check("queue.bind_missing")

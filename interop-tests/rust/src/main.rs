@@ -389,6 +389,17 @@ async fn queue_checks(t: &mut Checks) {
         expect(vec!["a redelivered".into()], bodies(&s.ch, &q).await?)
     })
     .await;
+    t.ok("queue.priority", async |s| {
+        let args = table([("x-max-priority", AMQPValue::LongInt(5))]);
+        let q = s.declare("", exclusive(), args).await?.name().to_string();
+        for (body, priority) in [("a", None), ("b", Some(3)), ("c", Some(9)), ("d", Some(5)), ("e", Some(3))] {
+            let properties = BasicProperties::default();
+            let properties = priority.map_or(properties.clone(), |priority| properties.with_priority(priority));
+            s.send("", &q, body.as_bytes(), properties).await?;
+        }
+        expect(vec!["c".to_string(), "d".into(), "b".into(), "e".into(), "a".into()], bodies(&s.ch, &q).await?)
+    })
+    .await;
     t.fails("queue.bind_missing", async |s| {
         s.bind(&s.queue("").await?, &name("missing"), "key", FieldTable::default()).await
     })

@@ -356,6 +356,14 @@ func queueChecks(ok okAdder, fails failingAdder, add adder) {
 		Must(first.Nack(false, true))
 		Expect([]string{"a"}, s.bodies(q))
 	})
+	ok("queue.priority", func(s session) {
+		q := s.queue("", amqp.Table{"x-max-priority": 5})
+		for i, priority := range []uint8{0, 3, 9, 5, 3} {
+			body := []byte{"abcde"[i]}
+			Must(s.Publish("", q, false, false, amqp.Publishing{Body: body, Priority: priority}))
+		}
+		Expect([]string{"c", "d", "b", "e", "a"}, s.bodies(q))
+	})
 	fails("queue.bind_missing", func(s session) error {
 		return s.QueueBind(s.queue("", nil), "key", Name("missing"), false, nil)
 	})
