@@ -15,8 +15,8 @@ fn ours(dialect: &str, zone: &str, start: &str, text: &str) -> String {
         "quartz" => Dialect::Quartz,
         _ => panic!("{dialect}"),
     };
-    let zone = Zone::find(zone).unwrap();
-    let mut at = time::parse(start).unwrap();
+    let zone = Zone::find(zone).expect("a zone");
+    let mut at = time::parse(start).expect("a time");
     let trigger = match Cron::parse(text, dialect, zone, Dst::default()) {
         Err(_) => return "error".to_owned(),
         Ok(Expression::Cron(cron)) => Trigger::Cron(Box::new(cron)),
