@@ -26,6 +26,9 @@ pub struct FillDrain {
     pub body_size: usize,
     pub confirm_window: u64,
     pub acks: Acks,
+    /// How long each message is to wait before it is in the queue, in milliseconds. Longer than it
+    /// takes to publish them all; the server is not restarted then.
+    pub delay_ms: Option<u32>,
 }
 
 /// One run against one server. A server that is not ours is not restarted, nor is one that keeps
@@ -40,13 +43,16 @@ pub fn run(
     storage: Storage,
     timing: Timing,
 ) -> Result<Measures> {
-    let mut layout = Layout::declare(&server.url, Shape::Queue, plan.body_size, storage)?;
+    let shape = plan.delay_ms.map_or(Shape::Queue, Shape::Delayed);
+    let mut layout = Layout::declare(&server.url, shape, plan.body_size, storage)?;
     let counted = Counted {
         body_size: plan.body_size,
         stored: storage.is_durable(),
     };
     let (mut measures, sent) = fill(server, plan, &mut layout, counted, timing)?;
-    layout.wait_until_ready(sent)?;
+    if plan.delay_ms.is_none() {
+        layout.wait_until_ready(sent)?;
+    }
     thread::sleep(timing.settle());
     if let Some(rss) = server.watched.rss() {
         measures.set(Metric::Rss, rss as f64);
@@ -55,6 +61,7 @@ pub fn run(
     }
     layout.disconnect()?; // a server may wait for its clients before it ends
     if storage.is_durable()
+        && plan.delay_ms.is_none()
         && let Some(took) = server.restart()?
     {
         measures.set(Metric::Restart, took.as_secs_f64() * 1e3);
@@ -153,7 +160,7 @@ fn drain(
         measures.set(Metric::DrainRate, rate);
     }
     let left = sent.saturating_sub(pace.received());
-    if left > 0 {
+    if left > 0 || plan.delay_ms.is_some() {
         measures.set(Metric::Left, left as f64);
     }
     Ok(measures)

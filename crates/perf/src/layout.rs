@@ -22,6 +22,8 @@ use crate::{
 pub enum Shape {
     /// One queue, through the default exchange.
     Queue,
+    /// The same, with so many milliseconds of delay.
+    Delayed(u32),
     /// This many, each with a connection of its own that publishes to it and consumes from it.
     Queues(u16),
     /// A fanout exchange to this many, each consumed by its own connection.
@@ -78,7 +80,7 @@ impl Layout {
         let mut admin = Client::connect(url)?;
         let prefix = unique_name();
         let (kind, count) = match shape {
-            Shape::Queue => (None, 1),
+            Shape::Queue | Shape::Delayed(_) => (None, 1),
             Shape::Queues(count) => (None, count),
             Shape::Fanout(count) => (Some("fanout"), count),
             Shape::Direct { .. } | Shape::Keep { .. } => (Some("direct"), 1),
@@ -111,11 +113,9 @@ impl Layout {
             persistent: storage.is_durable(),
         };
         let scripts = match shape {
-            Shape::Queue | Shape::Queues(_) => (0..)
+            Shape::Queue | Shape::Delayed(_) | Shape::Queues(_) => (0..)
                 .zip(&queues)
-                .map(|(stamp, queue)| {
-                    Script::new(&[template(queue.clone(), FieldTable::default())], stamp)
-                })
+                .map(|(stamp, queue)| Script::new(&[template(queue.clone(), delay(shape))], stamp))
                 .collect::<Result<_>>()?,
             _ => {
                 let templates: Vec<Template> = messages(shape)
@@ -225,13 +225,22 @@ struct Binding {
     arguments: FieldTable,
 }
 
+/// What says that a message is to wait.
+fn delay(shape: Shape) -> FieldTable {
+    let mut headers = FieldTable::default();
+    if let Shape::Delayed(ms) = shape {
+        headers.insert("x-deliver-after", FieldValue::I64(ms.into()));
+    }
+    headers
+}
+
 fn bindings(shape: Shape) -> Vec<Binding> {
     let plain = |key| Binding {
         key,
         arguments: FieldTable::default(),
     };
     match shape {
-        Shape::Queue | Shape::Queues(_) => Vec::new(),
+        Shape::Queue | Shape::Delayed(_) | Shape::Queues(_) => Vec::new(),
         Shape::Fanout(_) => vec![plain(String::new())],
         Shape::Direct { keys } => (0..keys).map(|i| plain(direct_key(i))).collect(),
         Shape::Keep { .. } => [TAKEN_KEY, KEPT_KEY].map(|key| plain(key.into())).into(),
@@ -253,7 +262,7 @@ fn bindings(shape: Shape) -> Vec<Binding> {
 fn messages(shape: Shape) -> Vec<(String, FieldTable)> {
     let none = FieldTable::default;
     match shape {
-        Shape::Queue | Shape::Queues(_) => Vec::new(), // their keys are the queues' names
+        Shape::Queue | Shape::Delayed(_) | Shape::Queues(_) => Vec::new(), // their keys are the queues' names
         Shape::Fanout(_) => vec![("news".into(), none())],
         Shape::Direct { keys } => (0..keys).map(|i| (direct_key(i), none())).collect(),
         Shape::Keep { every } => (0..every)

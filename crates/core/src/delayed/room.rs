@@ -39,6 +39,8 @@ pub(crate) struct Room {
     /// While some are away: those before this place are all here.
     pub(crate) here_before: Seq,
     pub(crate) timer: Option<(Mono, TimerKey)>,
+    /// The time that was asked for last, and the place it was given.
+    last: Option<(Wall, Seq)>,
 }
 
 impl Clock {
@@ -85,20 +87,26 @@ impl Room {
             away: 0,
             here_before: clock.place(Wall(0)),
             timer: None,
+            last: None,
         }
     }
 
     /// A free place for a message that is due then; `count` tells it from others of its
-    /// millisecond. Should a million have come since one that still waits, it is due in the next.
-    pub(crate) fn free_place(&self, due: Wall, count: u64) -> Seq {
-        let mut due = due;
+    /// millisecond. Behind the last one if that was to be due at the same time. Should there be no
+    /// such place, because very many have come, it is due a millisecond later.
+    pub(crate) fn free_place(&mut self, due: Wall, count: u64) -> Seq {
+        let count = count & ((1 << COUNT_BITS) - 1);
+        let (mut later, before) = match self.last {
+            Some((asked, place)) if asked == due => (due_of(place), place),
+            _ => (due, Seq(0)),
+        };
         loop {
-            let count = count & ((1 << COUNT_BITS) - 1);
-            let place = Seq(self.clock.place(due).0 | count);
-            if !self.waiting.contains_key(&place) {
+            let place = Seq(self.clock.place(later).0 | count);
+            if place > before && !self.waiting.contains_key(&place) {
+                self.last = Some((due, place));
                 return place;
             }
-            due.0 += 1;
+            later.0 += 1;
         }
     }
 
@@ -152,6 +160,20 @@ mod tests {
             let place = room.free_place(Wall(5), 7 + (ms << COUNT_BITS));
             assert_eq!(due_of(place), Wall(ms));
             room.waiting.insert(place, None);
+            room.free_place(Wall(1), 0);
         }
+    }
+
+    #[test]
+    fn those_of_one_time_keep_their_order_wherever_the_count_begins_anew() {
+        let mut room = Room::new(Clock::Wall);
+        let mut before = Seq(0);
+        for count in (1 << COUNT_BITS) - 10..(1 << COUNT_BITS) + 10 {
+            let place = room.free_place(Wall(5), count);
+            assert!(place > before);
+            room.waiting.insert(place, None);
+            before = place;
+        }
+        assert_eq!(due_of(before), Wall(6));
     }
 }

@@ -192,6 +192,11 @@ impl Scenario {
             // The relay stores nothing.
             broker::Kind::Relay if self.storage().is_durable() => storages.clear(),
             broker::Kind::Relay if matches!(self.kind, Kind::Ready { .. }) => storages.clear(),
+            // It would deliver them at once.
+            broker::Kind::RabbitMq if matches!(&self.kind, Kind::FillDrain(plan) if plan.delay_ms.is_some()) =>
+            {
+                storages.clear();
+            }
             broker::Kind::RabbitMq if matches!(self.kind, Kind::Durable(_)) => {
                 storages.push(Storage::Quorum);
             }
@@ -294,7 +299,7 @@ mod tests {
     fn rows_of_a_scenario() {
         use broker::Kind::{Leveret, RabbitMq, Relay};
         #[rustfmt::skip]
-        let table: [(&str, broker::Kind, &[&str], &str); 8] = [
+        let table: [(&str, broker::Kind, &[&str], &str); 9] = [
             ("auto-16",      Leveret,  &["leveret"],                     "only one way"),
             ("auto-16",      Relay,    &["relay"],                       "the limit"),
             ("ready-1m",     Relay,    &[],                              "it holds nothing"),
@@ -303,6 +308,7 @@ mod tests {
             ("durable-100",  RabbitMq, &["rabbitmq", "rabbitmq quorum"], "both kinds of queues"),
             ("durable-fill-drain", Leveret,  &["leveret"],               "no target about memory"),
             ("durable-fill-drain", RabbitMq, &["rabbitmq"],              "takes long enough as it is"),
+            ("delayed-1m",   RabbitMq, &[],                              "it knows no delays"),
         ];
         for (name, broker, expected, why) in table {
             let scenario = Scenario::find(name).unwrap();
