@@ -401,6 +401,45 @@ fn very_many_that_are_due_at_once_come_in_order() {
     assert_eq!(came, expected);
 }
 
+#[test]
+fn while_they_come_others_go() {
+    let (mut t, ch, mut log) = with_memory(8_000);
+    t.consume_no_ack(ch, "q", "c");
+    let mut came = 0;
+    for ms in (0..30_000_u64).step_by(10) {
+        if ms < 20_000 {
+            let body = (ms + 12_000).to_string();
+            send(&mut t, ch, "q", kept_after(12_000), &body);
+        }
+        log.answer_all(&mut t);
+        for (_, _, message) in t.take_deliveries() {
+            let due = String::from_utf8_lossy(message.body()).parse();
+            assert_eq!(due, Ok(ms), "on time");
+            came += 1;
+        }
+        pass(&mut t, 10);
+    }
+    assert!(t.broker.metrics().paged_in > 1_000, "most were away");
+    log.answer_all(&mut t);
+    came += t.take_deliveries().len();
+    assert_eq!((came, waiting(&t)), (1_801, 199));
+}
+
+#[test]
+fn an_answer_that_is_cut_off_loses_nothing() {
+    let (mut t, ch, mut log) = with_memory(8_000);
+    for n in 0..100 {
+        // Of ever other sizes, so that an answer ends well below what it may hold.
+        let body = "x".repeat(1 + n * 37 % 1_900);
+        send(&mut t, ch, "q", kept_after(10_000), &body);
+    }
+    for _ in 0..200 {
+        pass(&mut t, 100);
+        log.answer_all(&mut t);
+    }
+    assert_eq!(t.broker.totals().ready, 100);
+}
+
 /// The broker after a crash: with what the log has kept.
 fn again(
     t: &mut BrokerTest,

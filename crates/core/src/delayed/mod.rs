@@ -330,12 +330,9 @@ impl Vhost {
         let clock = Clock::of(fetch.first);
         self.work += fetched.messages.len() as u64;
         self.metrics.paged_in += fetched.messages.len() as u64;
-        let came: usize = fetched.messages.iter().map(|(_, m)| m.memory_bytes()).sum();
-        let all = if came < fetch.bytes_max {
-            Some(fetch.last)
-        } else {
-            fetched.messages.last().map(|&(place, _)| place)
-        };
+        // Up to here nothing more will come. An answer may be cut off anywhere behind its first.
+        let last = fetched.messages.last();
+        let last = last.map_or(fetch.last, |&(place, _)| place);
         let delayed = &mut self.delayed;
         let room = &mut delayed.rooms[clock.index()];
         for (place, message) in fetched.messages {
@@ -356,9 +353,7 @@ impl Vhost {
             self.timers.set(at, Timer::Delayed(clock));
             return;
         }
-        if let Some(last) = all {
-            self.give_up_delayed(clock, fetch.first, last, fx);
-        }
+        self.give_up_delayed(clock, fetch.first, last, fx);
         for clock in Clock::BOTH {
             self.delayed_due(clock, fx); // the other one may have waited for this answer
         }

@@ -48,10 +48,12 @@ impl Kept {
         let wanted = (fetch.number, fetch.first)..=(fetch.number, fetch.last);
         let (mut messages, mut bytes) = (Vec::new(), 0);
         for ((_, seq), message) in self.0.range(wanted) {
-            if bytes < fetch.bytes_max {
-                bytes += message.memory_bytes();
-                messages.push((*seq, message.clone()));
+            // As the log does: what is too much does not come, unless it is the first.
+            bytes += message.block().len();
+            if bytes > fetch.bytes_max && !messages.is_empty() {
+                break;
             }
+            messages.push((*seq, message.clone()));
         }
         t.step(Input::Fetched(Fetched {
             queue: fetch.queue,
