@@ -121,7 +121,7 @@ pub const SCENARIOS: &[Scenario] = &[
             body_size: 100,
             confirm_window: WINDOW,
             acks: PREFETCH,
-            delay_ms: Some(15_000),
+            delay_ms: Some(8_000),
         }),
         targets: &[
             at_least(Metric::FillRate, 0.5, Against::RateOf("durable-publish")),
