@@ -153,9 +153,22 @@ impl Desk {
         }
     }
 
+    pub fn next_due(&self) -> Option<Wall> {
+        self.registry.next_due()
+    }
+
     pub fn turn(&mut self) {
+        self.turn_of(64);
+    }
+
+    /// One that fires once at most.
+    pub fn turn_once(&mut self) {
+        self.turn_of(1);
+    }
+
+    fn turn_of(&mut self, fires_max: usize) {
         let mut deeds = Deeds::default();
-        self.registry.due(self.now, 64, &mut deeds);
+        self.registry.due(self.now, fires_max, &mut deeds);
         self.carry_out(deeds);
     }
 
