@@ -39,7 +39,9 @@ impl Registry {
         let mut state = match old {
             Some(old) if goes_on => old.state.clone(),
             Some(old) => State {
-                done: old.state.done.for_another(&definition.trigger, now),
+                done: old.state.done.for_another(&definition.trigger, now, |at| {
+                    old.history.find(Origin::Trigger, at).is_some()
+                }),
                 catch_up_to: Wall(0),
                 ..old.state.clone()
             },
@@ -47,7 +49,7 @@ impl Registry {
         };
         let next = state.done.next(now, |t| definition.next_after(t));
         let is_reboot = definition.trigger == Trigger::Reboot;
-        if next.is_none() && !is_reboot && !goes_on {
+        if next.is_none() && !is_reboot && !goes_on && !wishes.overdue {
             return Err(never(&definition.name));
         }
         state.paused = wishes.paused.unwrap_or(state.paused);

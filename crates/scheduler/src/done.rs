@@ -42,9 +42,18 @@ impl Done {
 
     /// Of a schedule that has another trigger from now on. What it has fired, or will have fired if
     /// the clock was ahead, it does not fire again.
-    pub(crate) fn for_another(&self, trigger: &Trigger, now: Wall) -> Self {
+    ///
+    /// `was_fired` says so of single times, which may be in the past.
+    pub(crate) fn for_another(
+        &self,
+        trigger: &Trigger,
+        now: Wall,
+        was_fired: impl Fn(Wall) -> bool,
+    ) -> Self {
         let mut done = match trigger {
-            Trigger::At(at) if *at <= now && self.ends_with(*at) => Self::until(now),
+            Trigger::At(at) if *at <= now && (self.ends_with(*at) || was_fired(*at)) => {
+                Self::until(now)
+            }
             _ => Self::for_new(trigger, now),
         };
         for stretch in self.0.iter().filter(|stretch| stretch.to > now) {
@@ -77,7 +86,7 @@ impl Done {
     }
 
     /// Whether it was the end of a stretch: a time that was surely fired, or left out on purpose.
-    pub(crate) fn ends_with(&self, nominal: Wall) -> bool {
+    fn ends_with(&self, nominal: Wall) -> bool {
         self.0.iter().any(|stretch| stretch.to == nominal)
     }
 

@@ -52,7 +52,6 @@ impl Registry {
             Catch::Up(first, last) => {
                 if first > nominal {
                     self.leave_out(slot, Wall(first.0 - 1), now);
-                    self.note_missed(slot, nominal, now, deeds);
                 }
                 let mut due = due;
                 if let Some(schedule) = self.schedule_mut(slot) {
@@ -60,6 +59,11 @@ impl Registry {
                     due = schedule.definition.due(first);
                 }
                 self.take(slot, first, due, now, deeds);
+                if first > nominal {
+                    // After the fire, so that it is in the same record: that times were left out
+                    // holds only if the one is fired that stands for them.
+                    self.note_missed(slot, nominal, now, deeds);
+                }
             }
         }
     }
@@ -214,7 +218,7 @@ fn catch(schedule: &Schedule, first: Wall, now: Wall) -> Catch {
     let leave = || {
         let late = now
             .0
-            .saturating_sub(MISFIRE_AFTER_MS + definition.policy.jitter_ms);
+            .saturating_sub(MISFIRE_AFTER_MS + definition.policy.jitter_ms + 1);
         Catch::Leave(first.max(Wall(late)))
     };
     if last.0 < oldest {

@@ -278,7 +278,7 @@ fn jitter_puts_off_by_the_same_each_time() {
     let minutes: std::collections::BTreeSet<_> = first.iter().map(|due| &due[14..19]).collect();
     assert!(minutes.len() > 5, "{minutes:?}");
     assert!(
-        minutes.iter().all(|minute| **minute < "10:01"),
+        minutes.iter().all(|minute| *minute < "10:01"),
         "{minutes:?}"
     );
 }
@@ -423,7 +423,7 @@ fn history_tells_what_became_of_runs() {
         "the latest first; the first was acked after its deadline"
     );
     assert_eq!(runs[3]["ended"], "2026-11-23T10:03:00.250Z");
-    assert_eq!(desk.registry.metrics().alarms(), 3);
+    assert_eq!(desk.registry.metrics().alarms(), 2, "since the start");
 }
 
 #[test]

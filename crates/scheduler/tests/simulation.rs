@@ -16,7 +16,7 @@ use leveret_scheduler::zone::Zone;
 use leveret_scheduler::{Limits, Registry, time};
 
 const SEEDS: u64 = 2_000;
-const STEPS: usize = 60;
+const STEPS: usize = 80;
 /// 2026-10-20T12:00:00Z: the clocks are put back within the week.
 const START_MS: u64 = 1_792_497_600_000;
 const MINUTE_MS: u64 = 60_000;
@@ -149,7 +149,7 @@ impl Life {
         let name = format!("s{number}");
         let mut headers: Vec<(&str, FieldValue)> = vec![("name", name.as_str().into())];
         let trigger = if self.dice.below(2) == 0 {
-            let seconds = 20 + self.dice.below(600);
+            let seconds = 45 + self.dice.below(900);
             headers.push(("every", format!("{seconds}s").into()));
             Trigger::Every(Every {
                 anchor: self.now,
@@ -234,11 +234,12 @@ impl Life {
                 .find(|model| model.name == name)
                 .unwrap();
             if self.forward {
+                let before = format!("{model:?} at {}", time::text(self.now));
                 let expected = model.fire(self.now).map(time::text);
                 assert_eq!(
                     Some(nominal),
                     expected.as_deref(),
-                    "seed {}: {name}",
+                    "seed {}: {before}",
                     self.seed
                 );
             } else {
@@ -322,7 +323,7 @@ impl Life {
             match self.dice.below(12) {
                 0..=4 => self.now.0 += self.dice.below(minutes(2)),
                 5..=6 => self.now.0 += self.dice.below(minutes(20)),
-                7 => self.now.0 += self.dice.below(minutes(60 * 24)),
+                7 => self.now.0 += self.dice.below(minutes(60 * 12)),
                 8 if may_go_back => {
                     let back = *self.dice.pick(&[1, 60, 60 * 24]);
                     self.now.0 -= self.dice.below(minutes(back)).min(self.now.0 - START_MS);
@@ -380,5 +381,6 @@ fn each_time_is_fired_once_whatever_happens() {
             }
         }
     }
-    assert!(fired > 100_000, "{fired}");
+    println!("{fired} runs");
+    assert!(fired > 50_000, "{fired}");
 }
