@@ -1,6 +1,8 @@
 //! Expressions with the times that robfig/cron and Quartz themselves have said, see
 //! `interop-tests/cron`.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use leveret_scheduler::cron::{Cron, Dialect, Dst, Expression};
 use leveret_scheduler::time;
 use leveret_scheduler::trigger::{Every, Trigger};

@@ -1,5 +1,7 @@
 //! What the registry does when it is told to, and when time passes.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 mod desk;
 
 use desk::{Desk, message_id};
@@ -138,8 +140,9 @@ fn clocks(ids: &[String]) -> Vec<&str> {
 
 #[test]
 fn what_was_missed_goes_by_its_policy() {
+    type Row<'a> = (&'a [(&'a str, FieldValue)], &'a [&'a str], &'a str);
     #[rustfmt::skip]
-    let table: [(&[(&str, FieldValue)], &[&str], &str); 7] = [
+    let table: [Row<'_>; 7] = [
         (&[],                                                                     &["11:30:00"],                         "the last one for all"),
         (&[("misfire", "skip".into())],                                           &[],                                   "none"),
         (&[("misfire", "all".into())],                                            &["10:30:00", "11:00:00", "11:30:00"], "all"),

@@ -1,6 +1,8 @@
 //! Random lives of a registry: time passes or jumps, the broker stops at any record and starts
 //! again, what was not on disk is lost. The model is a plain list of nominal times.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 mod desk;
 
 use std::collections::BTreeSet;
@@ -86,8 +88,8 @@ impl Model {
                 let last = *pending.last()?;
                 match self.misfire {
                     Misfire::Skip => {
-                        let late = pending.iter().filter(|t| is_late(**t));
-                        self.cursor = *late.last()?;
+                        let mut late = pending.iter().rev().filter(|t| is_late(**t));
+                        self.cursor = *late.next()?;
                         continue;
                     }
                     Misfire::FireOnce => last,
@@ -199,7 +201,7 @@ impl Life {
             headers.push(("max-runs", i64::try_from(runs_left).unwrap().into()));
         }
         self.models.push(Model {
-            name: name.clone(),
+            name,
             trigger,
             misfire,
             runs_left,

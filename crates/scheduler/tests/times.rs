@@ -1,5 +1,7 @@
 //! Properties of times to come, and what happens when the clocks are changed.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use leveret_core::ids::Wall;
 use leveret_scheduler::cron::{Cron, Dialect, Dst, Expression};
 use leveret_scheduler::time;
