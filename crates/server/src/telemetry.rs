@@ -9,7 +9,11 @@ use crate::config::value::LogFormat;
 
 /// Starts logging. Does nothing if somebody has done so already, as tests have.
 pub fn start(settings: &Settings) {
-    let filter = EnvFilter::new(&settings.log_level.0);
+    // A library that has much to say about its own state; whoever wants to hear that says so later.
+    let filter = EnvFilter::new(format!(
+        "tokio_cron_scheduler=warn,{}",
+        settings.log_level.0
+    ));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
