@@ -10,6 +10,7 @@ use clap_complete::Shell;
 
 use crate::config::{self, Config, TABLE};
 use crate::error::StartError;
+use crate::remote::{self, RemoteTask};
 use crate::store_tool::StoreTask;
 
 /// What is to be done.
@@ -22,6 +23,8 @@ pub enum Task {
         /// Where to ask.
         url: String,
     },
+    /// Ask a running broker about schedules or delayed messages, or change them.
+    Remote(Box<RemoteTask>),
     /// Look after the log of a data directory.
     Store(StoreTask),
     /// Print this, and that is all.
@@ -45,8 +48,19 @@ pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Task, Unusable> {
-    let matches = command().try_get_matches_from(arguments)?;
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let first = arguments.get(1).and_then(|first| first.to_str());
+    let matches = if first.is_some_and(|first| remote::command::NAMES.contains(&first)) {
+        // A broker's settings mean nothing to them.
+        remote_command().try_get_matches_from(arguments)?
+    } else {
+        command().try_get_matches_from(arguments)?
+    };
     match matches.subcommand() {
+        Some((name, options)) if remote::command::NAMES.contains(&name) => {
+            let task = remote::command::parse(name, options, variable)?;
+            return Ok(Task::Remote(Box::new(task)));
+        }
         Some(("completions", options)) => {
             let mut text = Vec::new();
             if let Some(&shell) = options.get_one::<Shell>("shell") {
@@ -177,11 +191,19 @@ fn command() -> Command {
             ),
         )
         .subcommand(store_command())
+        .subcommands(remote::command::commands())
         .subcommand(
             Command::new("completions").about("Prints a completion script").arg(
                 Arg::new("shell").required(true).value_parser(clap::value_parser!(Shell)).help("For which shell"),
             ),
         )
+}
+
+fn remote_command() -> Command {
+    Command::new("leveret")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .subcommands(remote::command::commands())
 }
 
 fn store_command() -> Command {
@@ -280,6 +302,8 @@ mod tests {
             &["store"],
             &["store", "check"],
             &["store", "salvage", "a"],
+            &["schedule", "add", "a"],
+            &["delayed", "peek"],
         ] {
             let line = task(arguments).map(|_| ()).unwrap_err();
             assert!(
@@ -307,6 +331,16 @@ mod tests {
             );
         }
         assert!(task(&["health", "--http-listen", "none"]).is_err());
+    }
+
+    #[test]
+    fn the_help_of_commands_that_ask_a_broker_has_no_settings() {
+        let help = task(&["schedule", "add", "--help"])
+            .map(|_| ())
+            .unwrap_err();
+        assert!(help.contains("--cron") && help.contains("--url"), "{help}");
+        assert!(!help.contains("--frame-max"), "{help}");
+        assert!(matches!(task(&["delayed", "list"]), Ok(Task::Remote(_))));
     }
 
     #[test]

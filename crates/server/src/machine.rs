@@ -13,10 +13,11 @@ use std::sync::{Arc, Mutex};
 
 use leveret_core::log::Log;
 use leveret_core::{
-    Broker, Command, ConnectionId, Effects, Event, Input, Lsn, Message, Now, Outbound, Peer,
+    AmqpError, Broker, Command, ConnectionId, Effects, Event, Input, Lsn, Message, Now, Outbound,
+    Peer, Permissions,
 };
 use slotmap::{SecondaryMap, SlotMap};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::clock::Clock;
 use crate::link::{Link, Signals};
@@ -28,6 +29,10 @@ use crate::turnstile::{Machine, lock};
 /// About a millisecond: the longest a quiet connection waits for a noisy one, unless a single
 /// command costs more.
 const TURN_WORK_MAX: u64 = 8_192;
+
+/// Orders that may wait for the log at a time. Whoever gives them waits too, so there are not more
+/// than connections to the HTTP API.
+const ORDERS_WAITING_MAX: usize = 4_096;
 
 /// No timer is armed.
 pub(crate) const NEVER: u64 = u64::MAX;
@@ -51,10 +56,23 @@ pub(crate) struct Vhost {
     /// The last record that the log was given, and the last it has reported safe.
     appended: Lsn,
     safe: Lsn,
+    /// Orders that were obeyed, with the record that has to be safe before anybody hears of it.
+    obeyed: VecDeque<(Lsn, Vec<u8>, OrderReply)>,
     ids: Arc<Mutex<SlotMap<ConnectionId, ()>>>,
     timer: Arc<Timer>,
     clock: Clock,
     panics: Arc<AtomicU64>,
+}
+
+/// Where the answer to an order goes.
+pub(crate) type OrderReply = oneshot::Sender<Result<Vec<u8>, AmqpError>>;
+
+/// What somebody wants of the vhost who has no connection to it, such as by the HTTP API.
+pub(crate) struct Order {
+    pub(crate) user: Arc<str>,
+    pub(crate) permissions: Permissions,
+    pub(crate) message: Message,
+    pub(crate) reply: OrderReply,
 }
 
 /// A connection that has opened the vhost.
@@ -82,6 +100,8 @@ pub(crate) enum Entry {
     Commands(Batch),
     /// The next of what a connection has in line.
     Line(ConnectionId),
+    /// An order.
+    Order(Box<Order>),
     /// Anything else.
     Other(Input),
     /// A request that makes the core panic.
@@ -153,6 +173,7 @@ impl Vhost {
             withheld: Vec::new(),
             appended: Lsn(0),
             safe: Lsn(0),
+            obeyed: VecDeque::new(),
             ids,
             timer,
             clock,
@@ -221,6 +242,7 @@ impl Vhost {
                 }
                 self.handle(now, None, input);
             }
+            Entry::Order(order) => self.obey_order(now, *order),
             Entry::Line(_) => {} // never in a line itself
             #[cfg(test)]
             Entry::Panic(id) => self.guard(Some(id), |_, _| panic!("on purpose")),
@@ -249,6 +271,46 @@ impl Vhost {
         } else {
             client.line.push_front(Entry::Commands(batch));
             Some(id)
+        }
+    }
+
+    fn obey_order(&mut self, now: Now, order: Order) {
+        let Order {
+            user,
+            permissions,
+            message,
+            reply,
+        } = order;
+        if self.obeyed.len() >= ORDERS_WAITING_MAX {
+            let _ = reply.send(Err(AmqpError::resource_error("too many orders at once")));
+            return;
+        }
+        let mut answer = Err(internal_error());
+        self.guard(None, |broker, fx| {
+            answer = broker.order(now, &user, &permissions, &message, fx);
+        });
+        // An answer that nobody waits for any more goes nowhere.
+        match answer {
+            Ok((answer, safe)) if safe > self.broker.durable() => {
+                self.obeyed.push_back((safe, answer, reply));
+            }
+            Ok((answer, _)) => {
+                let _ = reply.send(Ok(answer));
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    /// Answers the orders that are safe. They wait in the order of their records.
+    fn answer_orders(&mut self) {
+        let durable = self.broker.durable();
+        let is_safe = |(safe, ..): &(Lsn, _, _)| *safe <= durable;
+        while self.obeyed.front().is_some_and(is_safe) {
+            if let Some((_, answer, reply)) = self.obeyed.pop_front() {
+                let _ = reply.send(Ok(answer)); // as above
+            }
         }
     }
 
@@ -325,6 +387,7 @@ impl Vhost {
                 link.set_paused(paused);
             }
         }
+        self.answer_orders();
         self.arm_timer();
         self.aftermath()
     }
@@ -372,7 +435,7 @@ fn in_order(entry: &Entry) -> Option<ConnectionId> {
         }
         #[cfg(test)]
         Entry::Panic(id) => Some(*id),
-        Entry::Opened { .. } | Entry::Line(_) | Entry::Other(_) => None,
+        Entry::Opened { .. } | Entry::Line(_) | Entry::Order(_) | Entry::Other(_) => None,
     }
 }
 

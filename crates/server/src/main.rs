@@ -1,10 +1,11 @@
 //! `leveret`: parse, start, wait, stop.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use leveret::cli::{self, Task, Unusable};
 use leveret::signals::Signals;
-use leveret::{Config, Server, StartError, health, store_tool, telemetry};
+use leveret::{Config, Server, StartError, health, remote, store_tool, telemetry};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use sd_notify::NotifyState;
 
@@ -25,6 +26,13 @@ fn main() -> ExitCode {
             print!("{}", told.text);
             ExitCode::from(told.code)
         }),
+        Ok(Task::Remote(task)) => {
+            let told = remote::run(&task);
+            // Whoever reads it may have read enough.
+            let _ = std::io::stdout().write_all(told.out.as_bytes());
+            eprint!("{}", told.err);
+            return ExitCode::from(told.code);
+        }
         Ok(Task::Health { url }) => return ask(&url),
         Err(Unusable::Help(text)) => text.exit(),
         Err(Unusable::Wrong(error)) => Err(error),

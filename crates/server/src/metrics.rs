@@ -9,9 +9,6 @@ use leveret_core::Totals;
 use crate::alarms;
 use crate::node::Node;
 
-/// Version 0.0.4 of the text format.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
 /// All metrics, families in the order of their names.
 #[must_use]
 pub fn render(node: &Node) -> String {

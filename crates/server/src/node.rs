@@ -11,7 +11,7 @@ use leveret_scheduler as scheduler;
 use leveret_session::SessionConfig;
 use leveret_store::Store;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::auth::Door;
 use crate::clock::Clock;
@@ -55,6 +55,7 @@ pub struct Node {
     /// Connections that were turned away at once because there were too many.
     pub turned_away: AtomicU64,
     ready: AtomicBool,
+    ended: watch::Sender<bool>,
     memory_alarm: AtomicBool,
     telling: Mutex<()>,
     /// What the log has said that concerns all vhosts.
@@ -112,6 +113,7 @@ impl Node {
             panics,
             turned_away: AtomicU64::new(0),
             ready: AtomicBool::new(false),
+            ended: watch::Sender::new(false),
             memory_alarm: AtomicBool::new(false),
             telling: Mutex::default(),
             log,
@@ -129,6 +131,17 @@ impl Node {
     /// They are from here on, or no longer.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// Nothing becomes durable from here on: whoever waits for that need not wait.
+    pub fn set_ended(&self) {
+        self.ended.send_replace(true);
+    }
+
+    /// Waits until that is so, which may be never.
+    pub async fn ended(&self) {
+        // It cannot close: the other end is ours.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
     /// Is memory short?

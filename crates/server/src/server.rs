@@ -160,7 +160,9 @@ impl Server {
             }
             node.store.close()
         });
-        let error = match closed.await {
+        let closed = closed.await;
+        self.node.set_ended();
+        let error = match closed {
             Ok(Ok(())) => {
                 tracing::info!("stopped");
                 return true;
@@ -182,6 +184,7 @@ impl Server {
     /// moment for them to hear it.
     pub async fn fail(self) {
         self.node.set_ready(false);
+        self.node.set_ended();
         self.listeners.stop().await;
         let reason = self.node.log.lost().map(ToString::to_string);
         tracing::error!(

@@ -9,14 +9,16 @@ use std::sync::{Arc, Mutex};
 
 use leveret_core::log::Log;
 use leveret_core::{
-    AmqpError, Broker, Command, ConnectionId, Event, Input, Metrics, Mono, Peer, ReplyCode, Totals,
+    AmqpError, Broker, Command, ConnectionId, Event, Input, Message, Metrics, Mono, Peer,
+    Permissions, ReplyCode, Totals,
 };
 use slotmap::SlotMap;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::link::Link;
-use crate::machine::{Aftermath, Batch, Entry, NEVER, Timer, Vhost};
+use crate::machine::{Aftermath, Batch, Entry, NEVER, Order, Timer, Vhost};
 use crate::turnstile::{Rest, Turnstile, lock};
 
 /// Messages that are freed on the spot; more go to the blocking pool.
@@ -93,6 +95,24 @@ impl Shard {
             commands: commands.into_iter(),
             bytes,
         }));
+    }
+
+    /// Hands over an order, as if a user with these rights had published it to `amq.schedule`. The
+    /// answer comes when what was ordered is safe: never, if the log fails before.
+    pub fn order(
+        self: &Arc<Self>,
+        user: Arc<str>,
+        permissions: Permissions,
+        message: Message,
+    ) -> oneshot::Receiver<Result<Vec<u8>, AmqpError>> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Entry::Order(Box::new(Order {
+            user,
+            permissions,
+            message,
+            reply,
+        })));
+        answer
     }
 
     /// Hands over anything else.
