@@ -102,7 +102,9 @@ settings! {
     /// File with the certificate's private key, in PEM.
     tls_key: Location = "";
 
-    /// Address and port for health checks and metrics over HTTP; `none` for no such listener.
+    /// Address and port for the HTTP API, health checks and metrics; `none` for no such listener.
+    ///
+    /// The API wants a login; health checks and metrics are for everybody who can reach the address.
     http_listen: Addresses = "127.0.0.1:15672";
 
     /// Directory that belongs to this broker alone.

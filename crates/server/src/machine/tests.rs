@@ -3,7 +3,10 @@ use leveret_codec::{
 };
 use leveret_core::broker::Options;
 use leveret_core::log::Fetch;
-use leveret_core::{Capabilities, Limits, Lsn, Permissions, Record, ReplyCode};
+use leveret_core::record::Note;
+use leveret_core::schedule::{Deeds, Ending, Run, Scheduler};
+use leveret_core::{Capabilities, Limits, Lsn, Permissions, Record, ReplyCode, Wall};
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::*;
 use crate::turnstile::{Rest, Turnstile};
@@ -23,6 +26,55 @@ impl Log for QuickLog {
     }
 }
 
+/// A log to which nothing is safe until somebody says so.
+struct SlowLog;
+
+impl Log for SlowLog {
+    fn append(&mut self, records: &mut Vec<Record>) -> Option<Lsn> {
+        records.clear();
+        None
+    }
+
+    fn fetch(&mut self, fetch: Fetch) {
+        panic!("nothing is ever paged out: {fetch:?}");
+    }
+}
+
+/// Notes down orders with a body, answers others at once, and does not survive `bug`.
+#[derive(Debug)]
+struct Secretary;
+
+impl Scheduler for Secretary {
+    fn recover(&mut self, _: Wall, _: Vec<Note>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn order(
+        &mut self,
+        _: Wall,
+        order: &leveret_core::schedule::Order<'_>,
+        deeds: &mut Deeds,
+    ) -> Result<Vec<u8>, AmqpError> {
+        let body = order.message.body();
+        assert_ne!(body, b"bug", "on purpose");
+        if !body.is_empty() {
+            let (key, value) = (Arc::from(&b"test\0"[..]), Some(Arc::from(body)));
+            deeds.notes.push(Note { key, value });
+        }
+        Ok(body.to_vec())
+    }
+
+    fn next_due(&self) -> Option<Wall> {
+        None
+    }
+
+    fn due(&mut self, _: Wall, _: usize, _: &mut Deeds) {}
+    fn replan(&mut self, _: Wall) {}
+    fn routed(&mut self, _: Wall, _: &Run<'_>, _: usize, _: &mut Deeds) {}
+    fn delivered(&mut self, _: Wall, _: &Run<'_>, _: &str, _: &mut Deeds) {}
+    fn settled(&mut self, _: Wall, _: &Run<'_>, _: Ending, _: &mut Deeds) {}
+}
+
 /// A machine and its connections, run turn by turn.
 struct Rig {
     turnstile: Turnstile<Vhost>,
@@ -32,17 +84,26 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::with(Box::new(QuickLog))
+    }
+
+    fn with(log: Box<dyn Log>) -> Self {
         let options = Options {
             vhost: Arc::from("/"),
             seed: [7; 32],
             limits: Limits::default(),
         };
         let (ids, panics) = (Arc::default(), Arc::default());
+        let clock = Clock::start();
+        let mut broker = Broker::new(options);
+        broker
+            .schedule_with(clock.now(), Box::new(Secretary))
+            .unwrap();
         let machine = Vhost::new(
-            Broker::new(options),
+            broker,
             Arc::from("/"),
-            Box::new(QuickLog),
-            Clock::start(),
+            log,
+            clock,
             Arc::clone(&panics),
             Arc::clone(&ids),
             Arc::default(),
@@ -85,6 +146,25 @@ impl Rig {
             commands,
             bytes,
         }));
+    }
+
+    /// An order with this body.
+    fn order(&self, body: &[u8]) -> oneshot::Receiver<Result<Vec<u8>, AmqpError>> {
+        let header = ContentHeader {
+            class_id: 60,
+            body_size: body.len() as u64,
+            flags: 0,
+            raw: &[],
+            summary: PropertySummary::default(),
+        };
+        let (reply, answer) = oneshot::channel();
+        self.turnstile.put(Entry::Order(Box::new(Order {
+            user: Arc::from("guest"),
+            permissions: Permissions::all(),
+            message: Message::build(&mut Vec::new(), "amq.schedule", "", &header, body),
+            reply,
+        })));
+        answer
     }
 
     /// Runs until nothing is left to do; returns how often somebody had to.
@@ -238,4 +318,49 @@ fn after_a_panic_nothing_more_of_its_connection_is_obeyed() {
     assert!(told(&noisy_link).is_empty());
     let totals = rig.turnstile.inspect(|vhost| vhost.broker.totals());
     assert_eq!((totals.queues, totals.connections), (1_001, 1));
+}
+
+#[test]
+fn an_order_is_answered_when_its_record_is_safe() {
+    let rig = Rig::with(Box::new(SlowLog));
+    let (mut first, mut second) = (rig.order(b"first"), rig.order(b"second"));
+    let mut question = rig.order(b"");
+    let gone = rig.order(b"gone");
+    drop(gone);
+    rig.finish();
+    assert_eq!(question.try_recv(), Ok(Ok(Vec::new())), "nothing to wait for");
+    assert_eq!(first.try_recv(), Err(TryRecvError::Empty));
+
+    rig.turnstile.put(Entry::Other(Input::Durable(Lsn(1))));
+    rig.finish();
+    assert_eq!(first.try_recv(), Ok(Ok(b"first".to_vec())));
+    assert_eq!(second.try_recv(), Err(TryRecvError::Empty));
+
+    rig.turnstile.put(Entry::Other(Input::Durable(Lsn(3))));
+    rig.finish();
+    assert_eq!(second.try_recv(), Ok(Ok(b"second".to_vec())));
+    let waiting = rig.turnstile.inspect(|vhost| vhost.obeyed.len());
+    assert_eq!(waiting, 0, "not for one that nobody waits for either");
+}
+
+#[test]
+fn orders_that_wait_for_the_log_are_bounded() {
+    let rig = Rig::with(Box::new(SlowLog));
+    let mut answers: Vec<_> = (0..=ORDERS_WAITING_MAX).map(|_| rig.order(b"x")).collect();
+    rig.finish();
+    let refused = answers.pop().unwrap().try_recv().unwrap().unwrap_err();
+    assert_eq!(refused.code, ReplyCode::ResourceError);
+    assert_eq!(answers[0].try_recv(), Err(TryRecvError::Empty));
+}
+
+#[test]
+fn an_order_that_makes_the_core_panic_is_answered() {
+    let rig = Rig::new();
+    let (mut bug, mut other) = (rig.order(b"bug"), rig.order(b"other"));
+    rig.finish();
+    assert_eq!(bug.try_recv(), Ok(Err(internal_error())));
+    assert_eq!(rig.panics.load(Ordering::Relaxed), 1);
+    // The scheduler was out of its place when it happened: there is none any more.
+    let code = other.try_recv().unwrap().unwrap_err().code;
+    assert_eq!(code, ReplyCode::NotImplemented);
 }

@@ -1,0 +1,270 @@
+//! The HTTP API of a running broker, and the commands that speak to it.
+
+mod common;
+
+use std::io::Write as _;
+use std::process::Output;
+
+use common::{Broker, Client, short};
+use leveret_codec::{
+    BasicPublish, FieldTable, FieldValue, Properties, encode_body, encode_header, encode_method,
+};
+use serde_json::{Value, json};
+use ureq::Agent;
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// Asks the broker's HTTP API.
+struct Http {
+    agent: Agent,
+    base: String,
+}
+
+impl Http {
+    fn of(broker: &Broker) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(common::PATIENCE))
+            .proxy(None)
+            .build();
+        Self {
+            agent: Agent::new_with_config(config),
+            base: url(broker),
+        }
+    }
+
+    fn ask_as(&self, login: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let head = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header("authorization", login);
+        let mut response = if body.is_null() {
+            self.agent.run(head.body(()).unwrap())
+        } else {
+            let head = head.header("content-type", "application/json");
+            self.agent.run(head.body(body.to_string()).unwrap())
+        }
+        .unwrap();
+        let text = response.body_mut().read_to_string().unwrap();
+        (
+            response.status().as_u16(),
+            serde_json::from_str(&text).unwrap(),
+        )
+    }
+
+    /// As guest.
+    fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        self.ask_as("Basic Z3Vlc3Q6Z3Vlc3Q=", method, path, body)
+    }
+
+    fn get(&self, path: &str) -> (u16, Value) {
+        self.ask("GET", path, &Value::Null)
+    }
+}
+
+fn url(broker: &Broker) -> String {
+    format!("http://{}", broker.server().http_addr().unwrap())
+}
+
+/// A persistent message for `q`, to be delivered in an hour.
+fn publish_later(client: &mut Client<std::net::TcpStream>, message_id: &'static str) {
+    let mut headers = FieldTable::default();
+    headers.insert("x-deliver-after", FieldValue::I64(HOUR_MS));
+    let properties = Properties {
+        delivery_mode: Some(2),
+        message_id: Some(message_id.into()),
+        headers: Some(headers),
+        ..Properties::default()
+    };
+    let publish = BasicPublish {
+        routing_key: short("q"),
+        ..BasicPublish::default()
+    };
+    let (mut raw, mut frames) = (Vec::new(), Vec::new());
+    let flags = properties.encode(&mut raw);
+    encode_method(&mut frames, 1, &publish.into());
+    encode_header(&mut frames, 1, 5, flags, &raw);
+    encode_body(&mut frames, 1, b"later");
+    client.stream.write_all(&frames).unwrap();
+    client.declare_queue("q"); // its answer comes after the publish
+}
+
+/// `leveret` with these arguments, against this broker.
+fn leveret(broker: &Broker, arguments: &[&str]) -> Output {
+    common::command()
+        .args(arguments)
+        .args(["--url", &url(broker)])
+        .output()
+        .unwrap()
+}
+
+fn text(octets: &[u8]) -> String {
+    String::from_utf8(octets.to_vec()).unwrap()
+}
+
+#[test]
+fn delayed_messages_are_listed_moved_and_cancelled() {
+    let broker = Broker::start(&[]);
+    let mut client = broker.client();
+    client.declare_queue("q");
+    publish_later(&mut client, "first");
+    publish_later(&mut client, "second");
+    let http = Http::of(&broker);
+
+    let (status, list) = http.get("/api/delayed/%2F?limit=1");
+    assert_eq!((status, &list["count"]), (200, &json!(2)));
+    assert_eq!(list["messages"].as_array().unwrap().len(), 1);
+    assert_eq!(list["messages"][0]["message_id"], "first");
+    assert_eq!(list["messages"][0]["routing_key"], "q");
+
+    let (status, peeked) = http.get("/api/delayed/%2F/first");
+    assert_eq!((status, &peeked["payload"]), (200, &json!("later")));
+
+    let at = json!({"deliver_at": "2040-01-01T00:00:00Z"});
+    let (status, moved) = http.ask("PUT", "/api/delayed/%2F/first", &at);
+    assert_eq!(
+        (status, &moved["due"]),
+        (200, &json!("2040-01-01T00:00:00.000Z"))
+    );
+    let (_, list) = http.get("/api/delayed/%2F");
+    assert_eq!(list["messages"][0]["message_id"], "second", "now the next");
+
+    let now = json!({"deliver_after": 0});
+    client.consume("q");
+    let (status, _) = http.ask("PUT", "/api/delayed/%2F/second", &now);
+    assert_eq!(status, 200);
+    assert_eq!(client.answer().body, b"later");
+
+    let (status, _) = http.ask("DELETE", "/api/delayed/%2F/first", &Value::Null);
+    assert_eq!(status, 200);
+    let (_, list) = http.get("/api/delayed/%2F");
+    assert_eq!(list["count"], 0);
+    let (status, gone) = http.ask("DELETE", "/api/delayed/%2F/first", &Value::Null);
+    assert_eq!((status, &gone["error"]), (404, &json!("not_found")));
+    let reason = "NOT_FOUND - no delayed message 'first' in vhost '/'";
+    assert_eq!(gone["reason"], reason);
+}
+
+#[test]
+fn a_schedule_is_taken_where_there_is_a_scheduler() {
+    let broker = Broker::start(&[]);
+    let http = Http::of(&broker);
+    let body = json!({"every": "1h", "routing_key": "q", "payload": "x"});
+    let (status, answer) = http.ask("PUT", "/api/schedules/%2F/hourly", &body);
+    match status {
+        200 => {
+            assert_eq!(answer["name"], "hourly");
+            let (status, list) = http.get("/api/schedules/%2F");
+            assert_eq!((status, &list["schedules"][0]["name"]), (200, &json!("hourly")));
+        }
+        _ => assert_eq!((status, &answer["error"]), (501, &json!("not_implemented"))),
+    }
+    let (status, answer) = http.ask("PUT", "/api/schedules/%2F/a", &json!({"evry": "1h"}));
+    assert_eq!((status, &answer["error"]), (400, &json!("bad_request")));
+    let (status, _) = http.ask("PUT", "/api/schedules/nowhere/a", &body);
+    assert_eq!(status, 404);
+}
+
+#[test]
+fn logins_are_those_of_amqp() {
+    let broker = Broker::start(&[("default_user", "boss"), ("default_pass", "se:cret")]);
+    let http = Http::of(&broker);
+    let boss = "Basic Ym9zczpzZTpjcmV0";
+    let (status, who) = http.ask_as(boss, "GET", "/api/whoami", &Value::Null);
+    assert_eq!((status, &who["name"]), (200, &json!("boss")));
+    let (_, vhosts) = http.ask_as(boss, "GET", "/api/vhosts", &Value::Null);
+    assert_eq!(vhosts, json!([{"name": "/"}]));
+    let (status, refused) = http.get("/api/whoami");
+    let expected = json!({"error": "not_authorized", "reason": "Login failed"});
+    assert_eq!((status, refused), (401, expected));
+    assert_eq!(broker.server().node().door.attempts(), (2, 1));
+}
+
+#[test]
+fn a_broker_that_stops_takes_no_orders() {
+    let broker = Broker::start(&[]);
+    let http = Http::of(&broker);
+    broker.server().node().set_ready(false);
+    let (status, answer) = http.get("/api/delayed/%2F");
+    assert_eq!((status, &answer["error"]), (503, &json!("unavailable")));
+}
+
+#[test]
+fn commands_ask_a_running_broker() {
+    let broker = Broker::start(&[]);
+    let mut client = broker.client();
+    client.declare_queue("q");
+    publish_later(&mut client, "one");
+
+    let table = leveret(&broker, &["delayed", "list"]);
+    assert_eq!(table.status.code(), Some(0));
+    let lines = text(&table.stdout);
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].starts_with("ID") && lines[1].contains("one"), "{lines:?}");
+
+    let program = leveret(&broker, &["delayed", "list", "--json"]);
+    let list: Value = serde_json::from_slice(&program.stdout).unwrap();
+    assert_eq!(list["messages"][0]["message_id"], "one");
+
+    assert_eq!(leveret(&broker, &["delayed", "cancel", "one"]).status.code(), Some(0));
+    let gone = leveret(&broker, &["delayed", "peek", "one"]);
+    assert_eq!(gone.status.code(), Some(1));
+    let expected = "leveret: NOT_FOUND - no delayed message 'one' in vhost '/'\n";
+    assert_eq!((text(&gone.stdout), text(&gone.stderr)), (String::new(), expected.to_owned()));
+
+    let stranger = leveret(&broker, &["schedule", "list", "--password", "wrong"]);
+    assert_eq!(stranger.status.code(), Some(1));
+    assert_eq!(text(&stranger.stderr), "leveret: Login failed\n");
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_exit_code_2() {
+    let broker = Broker::start(&[]);
+    let address = url(&broker);
+    broker.stop();
+    for (arguments, begins) in [
+        (&["schedule", "list", "--url", &address][..], "leveret: cannot ask the broker at "),
+        (&["schedule", "list", "--url", "ftp://x"], "leveret: 'ftp://x' is not of the form "),
+        (&["schedule", "frobnicate"], "leveret: unrecognized subcommand 'frobnicate'"),
+        (&["schedule", "import", "/nowhere", "--routing-key", "q"], "leveret: cannot read /nowhere: "),
+    ] {
+        let output = common::command().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let said = text(&output.stderr);
+        assert!(said.starts_with(begins) && said.lines().count() == 1, "{said}");
+    }
+}
+
+#[test]
+fn a_crontab_is_read_line_by_line() {
+    let broker = Broker::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("crontab");
+    let crontab = "MAILTO=root\n0 6 * * * report --all\n* * *\nCRON_TZ=Europe/Berlin\n@daily backup\n";
+    std::fs::write(&file, crontab).unwrap();
+    let file = file.to_str().unwrap();
+    let import = ["schedule", "import", file, "--routing-key", "q", "--json", "--prefix", "job-"];
+    let dry = leveret(&broker, &[&import[..], &["--dry-run"]].concat());
+    assert_eq!(dry.status.code(), Some(1), "a line is wrong");
+    let made: Value = serde_json::from_slice(&dry.stdout).unwrap();
+    let expected = json!([
+        {"line": 2, "name": "job-2", "cron": "0 6 * * *", "timezone": null, "payload": "report --all"},
+        {"line": 5, "name": "job-5", "cron": "@daily", "timezone": "Europe/Berlin", "payload": "backup"},
+    ]);
+    assert_eq!(made, expected);
+    let expected = format!(
+        "{file}:1: note: MAILTO means nothing here\n\
+         leveret: {file}:3: five fields and a command are wanted\n"
+    );
+    assert_eq!(text(&dry.stderr), expected);
+
+    // What the broker refuses is said with the line, too.
+    let nowhere = leveret(&broker, &[&import[..], &["--vhost", "nowhere"]].concat());
+    assert_eq!(nowhere.status.code(), Some(1));
+    let said = text(&nowhere.stderr);
+    for line in [2, 5] {
+        let refused = format!("leveret: {file}:{line}: vhost 'nowhere' not found\n");
+        assert!(said.contains(&refused), "{said}");
+    }
+}
