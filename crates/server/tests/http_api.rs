@@ -146,23 +146,82 @@ fn delayed_messages_are_listed_moved_and_cancelled() {
 }
 
 #[test]
-fn a_schedule_is_taken_where_there_is_a_scheduler() {
+fn a_schedule_is_made_run_and_removed() {
+    let broker = Broker::start(&[]);
+    let mut client = broker.client();
+    client.declare_queue("q");
+    client.consume("q");
+    let http = Http::of(&broker);
+    let body = json!({"every": "1000h", "routing_key": "q", "payload": "hello", "paused": false,
+                      "properties": {"delivery_mode": 2}});
+    let path = "/api/schedules/%2F/rare%2Fone";
+    let (status, made) = http.ask("PUT", path, &body);
+    assert_eq!((status, &made["name"]), (200, &json!("rare/one")), "{made}");
+    let (status, list) = http.get("/api/schedules/%2F");
+    assert_eq!(
+        (status, &list["schedules"][0]["name"]),
+        (200, &made["name"])
+    );
+    let (status, all) = http.get("/api/schedules");
+    assert_eq!((status, &all["vhosts"][0]["vhost"]), (200, &json!("/")));
+    let (status, shown) = http.get(path);
+    assert_eq!((status, &shown["routing_key"]), (200, &json!("q")));
+
+    let (status, _) = http.ask("POST", &format!("{path}/run"), &json!({}));
+    assert_eq!(status, 200);
+    assert_eq!(client.answer().body, b"hello");
+    let (status, history) = http.get(&format!("{path}/history?limit=5"));
+    assert_eq!(status, 200);
+    assert_eq!(history["runs"].as_array().unwrap().len(), 1, "{history}");
+
+    let (status, paused) = http.ask("POST", &format!("{path}/pause"), &json!({"note": "why"}));
+    assert_eq!((status, &paused["state"]), (200, &json!("paused")));
+    let (status, _) = http.ask("POST", &format!("{path}/resume"), &json!({}));
+    assert_eq!(status, 200);
+    let (status, next) = http.get(&format!("{path}/preview?count=3"));
+    assert_eq!((status, next["next"].as_array().unwrap().len()), (200, 3));
+    let proposed = json!({"cron": "0 0 1 1 *", "timezone": "Europe/Berlin"});
+    let (status, next) = http.ask("POST", "/api/schedules/%2F/preview?count=2", &proposed);
+    assert_eq!(status, 200, "{next}");
+    assert_eq!(next["next"].as_array().unwrap().len(), 2);
+
+    let (status, _) = http.ask("DELETE", path, &Value::Null);
+    assert_eq!(status, 200);
+    let (status, gone) = http.get(path);
+    assert_eq!((status, &gone["error"]), (404, &json!("not_found")));
+}
+
+#[test]
+fn a_schedule_that_makes_no_sense_is_refused_in_the_schedulers_words() {
     let broker = Broker::start(&[]);
     let http = Http::of(&broker);
-    let body = json!({"every": "1h", "routing_key": "q", "payload": "x"});
-    let (status, answer) = http.ask("PUT", "/api/schedules/%2F/hourly", &body);
-    match status {
-        200 => {
-            assert_eq!(answer["name"], "hourly");
-            let (status, list) = http.get("/api/schedules/%2F");
-            assert_eq!((status, &list["schedules"][0]["name"]), (200, &json!("hourly")));
-        }
-        _ => assert_eq!((status, &answer["error"]), (501, &json!("not_implemented"))),
+    let path = "/api/schedules/%2F/a";
+    for (body, named) in [
+        (json!({"routing_key": "q"}), "x-schedule-cron"),
+        (
+            json!({"cron": "61 * * * *", "routing_key": "q"}),
+            "x-schedule-cron",
+        ),
+        (
+            json!({"every": "1h", "misfire_max": "many"}),
+            "x-schedule-misfire-max",
+        ),
+        (
+            json!({"every": "1h", "timezone": "Mars/Olympus"}),
+            "x-schedule-timezone",
+        ),
+        (json!({"evry": "1h"}), "unknown field 'evry'"),
+    ] {
+        let (status, refused) = http.ask("PUT", path, &body);
+        assert_eq!((status, &refused["error"]), (400, &json!("bad_request")));
+        let reason = refused["reason"].as_str().unwrap();
+        assert!(reason.contains(named), "{reason}");
     }
-    let (status, answer) = http.ask("PUT", "/api/schedules/%2F/a", &json!({"evry": "1h"}));
-    assert_eq!((status, &answer["error"]), (400, &json!("bad_request")));
-    let (status, _) = http.ask("PUT", "/api/schedules/nowhere/a", &body);
-    assert_eq!(status, 404);
+    let lost = json!({"every": "1h", "exchange": "nowhere"});
+    assert_eq!(http.ask("PUT", path, &lost).0, 404);
+    let here = json!({"every": "1h", "routing_key": "q"});
+    assert_eq!(http.ask("PUT", "/api/schedules/nowhere/a", &here).0, 404);
+    assert_eq!(http.get("/api/schedules/%2F").1["schedules"], json!([]));
 }
 
 #[test]
@@ -201,17 +260,50 @@ fn commands_ask_a_running_broker() {
     let lines = text(&table.stdout);
     let lines: Vec<&str> = lines.lines().collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(lines[0].starts_with("ID") && lines[1].contains("one"), "{lines:?}");
+    assert!(
+        lines[0].starts_with("ID") && lines[1].contains("one"),
+        "{lines:?}"
+    );
 
     let program = leveret(&broker, &["delayed", "list", "--json"]);
     let list: Value = serde_json::from_slice(&program.stdout).unwrap();
     assert_eq!(list["messages"][0]["message_id"], "one");
 
-    assert_eq!(leveret(&broker, &["delayed", "cancel", "one"]).status.code(), Some(0));
+    assert_eq!(
+        leveret(&broker, &["delayed", "cancel", "one"])
+            .status
+            .code(),
+        Some(0)
+    );
     let gone = leveret(&broker, &["delayed", "peek", "one"]);
     assert_eq!(gone.status.code(), Some(1));
     let expected = "leveret: NOT_FOUND - no delayed message 'one' in vhost '/'\n";
-    assert_eq!((text(&gone.stdout), text(&gone.stderr)), (String::new(), expected.to_owned()));
+    assert_eq!(
+        (text(&gone.stdout), text(&gone.stderr)),
+        (String::new(), expected.to_owned())
+    );
+
+    let add = [
+        "schedule",
+        "add",
+        "a",
+        "--cron",
+        "@daily",
+        "--routing-key",
+        "q",
+    ];
+    assert_eq!(leveret(&broker, &add).status.code(), Some(0));
+    let list = text(&leveret(&broker, &["schedule", "list"]).stdout);
+    assert!(
+        list.lines()
+            .nth(1)
+            .unwrap()
+            .starts_with("a     active  @daily"),
+        "{list}"
+    );
+    let refused = leveret(&broker, &["schedule", "add", "b", "--cron", "daily"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("x-schedule-cron"));
 
     let stranger = leveret(&broker, &["schedule", "list", "--password", "wrong"]);
     assert_eq!(stranger.status.code(), Some(1));
@@ -224,15 +316,30 @@ fn a_broker_that_is_not_there_is_exit_code_2() {
     let address = url(&broker);
     broker.stop();
     for (arguments, begins) in [
-        (&["schedule", "list", "--url", &address][..], "leveret: cannot ask the broker at "),
-        (&["schedule", "list", "--url", "ftp://x"], "leveret: 'ftp://x' is not of the form "),
-        (&["schedule", "frobnicate"], "leveret: unrecognized subcommand 'frobnicate'"),
-        (&["schedule", "import", "/nowhere", "--routing-key", "q"], "leveret: cannot read /nowhere: "),
+        (
+            &["schedule", "list", "--url", &address][..],
+            "leveret: cannot ask the broker at ",
+        ),
+        (
+            &["schedule", "list", "--url", "ftp://x"],
+            "leveret: 'ftp://x' is not of the form ",
+        ),
+        (
+            &["schedule", "frobnicate"],
+            "leveret: unrecognized subcommand 'frobnicate'",
+        ),
+        (
+            &["schedule", "import", "/nowhere", "--routing-key", "q"],
+            "leveret: cannot read /nowhere: ",
+        ),
     ] {
         let output = common::command().args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         let said = text(&output.stderr);
-        assert!(said.starts_with(begins) && said.lines().count() == 1, "{said}");
+        assert!(
+            said.starts_with(begins) && said.lines().count() == 1,
+            "{said}"
+        );
     }
 }
 
@@ -241,10 +348,20 @@ fn a_crontab_is_read_line_by_line() {
     let broker = Broker::start(&[]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("crontab");
-    let crontab = "MAILTO=root\n0 6 * * * report --all\n* * *\nCRON_TZ=Europe/Berlin\n@daily backup\n";
+    let crontab =
+        "MAILTO=root\n0 6 * * * report --all\n* * *\nCRON_TZ=Europe/Berlin\n@daily backup\n";
     std::fs::write(&file, crontab).unwrap();
     let file = file.to_str().unwrap();
-    let import = ["schedule", "import", file, "--routing-key", "q", "--json", "--prefix", "job-"];
+    let import = [
+        "schedule",
+        "import",
+        file,
+        "--routing-key",
+        "q",
+        "--json",
+        "--prefix",
+        "job-",
+    ];
     let dry = leveret(&broker, &[&import[..], &["--dry-run"]].concat());
     assert_eq!(dry.status.code(), Some(1), "a line is wrong");
     let made: Value = serde_json::from_slice(&dry.stdout).unwrap();

@@ -55,8 +55,15 @@ const PRIVATE_CRATES: &[&str] = &["sim", "perf", "tidy"];
 const PURE_CRATES: &[&str] = &["codec", "wheel", "core", "session", "scheduler"];
 
 /// Every file says at its top what it owns, except `tests.rs` beside the file that it tests.
-const CRATES_WITH_MODULE_DOCS: &[&str] =
-    &["codec", "wheel", "core", "session", "store", "scheduler", "management"];
+const CRATES_WITH_MODULE_DOCS: &[&str] = &[
+    "codec",
+    "wheel",
+    "core",
+    "session",
+    "store",
+    "scheduler",
+    "management",
+];
 
 /// Crates whose `clippy.toml` disallows what [`IMPURE`] looks for.
 const CRATES_WITH_CLIPPY_TOML: &[&str] = &["wheel", "core", "session", "scheduler"];

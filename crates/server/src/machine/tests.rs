@@ -328,7 +328,11 @@ fn an_order_is_answered_when_its_record_is_safe() {
     let gone = rig.order(b"gone");
     drop(gone);
     rig.finish();
-    assert_eq!(question.try_recv(), Ok(Ok(Vec::new())), "nothing to wait for");
+    assert_eq!(
+        question.try_recv(),
+        Ok(Ok(Vec::new())),
+        "nothing to wait for"
+    );
     assert_eq!(first.try_recv(), Err(TryRecvError::Empty));
 
     rig.turnstile.put(Entry::Other(Input::Durable(Lsn(1))));
