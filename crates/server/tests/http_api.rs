@@ -1,5 +1,7 @@
 //! The HTTP API of a running broker, and the commands that speak to it.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::Write as _;
