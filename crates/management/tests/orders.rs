@@ -8,11 +8,19 @@ use desk::Desk;
 use leveret_codec::FieldValue;
 use serde_json::json;
 
+/// Method, path, body, and the headers of the order.
+type Row = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+
 #[tokio::test]
 async fn requests_become_orders() {
     let desk = Desk::new();
     #[rustfmt::skip]
-    let table: &[(&str, &str, &str, &[(&str, &str)])] = &[
+    let table: &[Row] = &[
         ("GET",    "/api/schedules/%2F?limit=3&after=a+b%26",   "", &[("x-schedule-action", "list"), ("x-schedule-limit", "3"), ("x-schedule-after", "a b&")]),
         ("GET",    "/api/schedules/%2F/a",                      "", &[("x-schedule-action", "show"), ("x-schedule-name", "a")]),
         ("DELETE", "/api/schedules/%2F/a",                      "", &[("x-schedule-action", "delete"), ("x-schedule-name", "a")]),
