@@ -4,13 +4,16 @@
 use std::sync::Arc;
 
 use leveret_codec::Properties;
+use slotmap::SlotMap;
 
 use crate::channel::Mode;
 use crate::connection::Origin;
 use crate::effect::Effects;
 use crate::error::{AmqpError, Named};
+use crate::exchange::Exchange;
 use crate::ids::{ExchangeId, Lsn};
 use crate::log::LogError;
+use crate::map::Map;
 use crate::message::Message;
 use crate::permission::{Access, Permissions};
 use crate::record::{Fact, Places};
@@ -46,7 +49,9 @@ pub(crate) enum News {
 
 /// What a user may do in a vhost.
 struct Permitted<'a> {
-    vhost: &'a Vhost,
+    vhost: &'a str,
+    exchanges: &'a SlotMap<ExchangeId, Exchange>,
+    names: &'a Map<Arc<str>, ExchangeId>,
     user: &'a str,
     permissions: &'a Permissions,
 }
@@ -56,17 +61,22 @@ impl Rights for Permitted<'_> {
         let named = Named {
             kind: "schedule",
             name: schedule,
-            vhost: &self.vhost.name,
+            vhost: self.vhost,
         };
         let access = Access::Configure;
         self.permissions.check(self.user, access, named)
     }
 
     fn may_publish(&self, exchange: &str) -> Result<(), AmqpError> {
-        let named = self.vhost.exchange_named(exchange);
+        let named = Named {
+            kind: "exchange",
+            name: exchange,
+            vhost: self.vhost,
+        };
         self.permissions.check(self.user, Access::Write, named)?;
-        let id = self.vhost.find_exchange(exchange)?;
-        if self.vhost.exchanges.get(id).is_some_and(|x| x.internal) || exchange == EXCHANGE {
+        let id = self.names.get(exchange).copied();
+        let id = id.ok_or_else(|| AmqpError::not_found(named))?;
+        if self.exchanges.get(id).is_some_and(|x| x.internal) || exchange == EXCHANGE {
             return Err(AmqpError::access_refused(format_args!(
                 "cannot publish to internal {named}"
             )));
@@ -152,12 +162,14 @@ impl Vhost {
         if let Some(answer) = self.order_about_delayed(user, permissions, message, fx) {
             return answer;
         }
-        let Some(mut scheduler) = self.scheduler.take() else {
+        let Some(scheduler) = &mut self.scheduler else {
             return Err(AmqpError::not_implemented("this vhost has no scheduler"));
         };
         let mut deeds = Deeds::default();
         let rights = Permitted {
-            vhost: self,
+            vhost: &self.name,
+            exchanges: &self.exchanges,
+            names: &self.exchange_names,
             user,
             permissions,
         };
@@ -166,9 +178,7 @@ impl Vhost {
             message,
             rights: &rights,
         };
-        let answer = scheduler.order(self.now.wall, &order, &mut deeds);
-        self.scheduler = Some(scheduler);
-        let answer = answer?;
+        let answer = scheduler.order(self.now.wall, &order, &mut deeds)?;
         let safe = self.carry_out(deeds, fx);
         self.set_schedule_timer();
         Ok((answer, safe))

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use leveret_core::Totals;
+use leveret_scheduler as scheduler;
 
 use crate::alarms;
 use crate::node::Node;
@@ -21,6 +22,9 @@ pub fn render(node: &Node) -> String {
         for (name, help, value) in gauges(&totals) {
             page.add(Kind::Gauge, name, help, Some(vhost), value);
         }
+    }
+    for (vhost, metrics) in &node.schedules {
+        of_schedules(&mut page, vhost, metrics);
     }
     let (accepted, closed) = node.registry.counts();
     let (succeeded, failed) = node.door.attempts();
@@ -43,6 +47,33 @@ pub fn render(node: &Node) -> String {
         page.add(kind, name, help, None, value);
     }
     page.render()
+}
+
+fn of_schedules(page: &mut Page, vhost: &str, metrics: &scheduler::Metrics) {
+    #[rustfmt::skip]
+    let rows = [
+        (Kind::Gauge,   "schedules", "Schedules, ended ones included.", metrics.schedules()),
+        (Kind::Gauge,   "schedules_history_runs", "Runs that the histories of schedules remember.", metrics.history_runs()),
+        (Kind::Counter, "schedules_overlapped", "Times left out because the run before was not over.", metrics.overlapped()),
+        (Kind::Counter, "schedules_missed", "Occasions on which times of a schedule were missed.", metrics.missed()),
+        (Kind::Counter, "schedules_acked", "Runs whose messages have all been acknowledged.", metrics.acked()),
+        (Kind::Counter, "schedules_failed", "Runs that came to another end.", metrics.failed()),
+        (Kind::Counter, "schedules_processing_milliseconds", "Time from delivery to acknowledgement, of acknowledged runs.", metrics.processing_ms()),
+        (Kind::Counter, "schedules_alarms", "Deadlines of runs that passed without an acknowledgement.", metrics.alarms()),
+    ];
+    for (kind, name, help, value) in rows {
+        page.add(kind, name, help, Some(vhost), value);
+    }
+    let bounds = scheduler::metrics::LATENESS_BOUNDS_MS;
+    let help = "How long after its time a message of a schedule was published.";
+    page.add_histogram(
+        "schedules_lateness_milliseconds",
+        help,
+        vhost,
+        &bounds,
+        &metrics.lateness(),
+        metrics.lateness_ms(),
+    );
 }
 
 fn of_log(node: &Node) -> [(Kind, &'static str, &'static str, u64); 13] {
@@ -125,6 +156,37 @@ impl Page {
             .push_str(&sample);
     }
 
+    /// `counts` are those of each bucket alone, the last without a bound.
+    fn add_histogram(
+        &mut self,
+        name: &str,
+        help: &'static str,
+        vhost: &str,
+        bounds: &[u64],
+        counts: &[u64],
+        sum: u64,
+    ) {
+        let name = format!("leveret_{name}");
+        let vhost = escape(vhost);
+        let family = self.families.entry(name.clone()).or_insert_with(|| Family {
+            kind: "histogram",
+            help,
+            samples: String::new(),
+        });
+        let bounds = bounds.iter().map(u64::to_string);
+        let mut total = 0;
+        for (bound, count) in bounds.chain(["+Inf".to_owned()]).zip(counts) {
+            total += count;
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                family.samples,
+                "{name}_bucket{{vhost=\"{vhost}\",le=\"{bound}\"}} {total}"
+            );
+        }
+        let _ = writeln!(family.samples, "{name}_sum{{vhost=\"{vhost}\"}} {sum}");
+        let _ = writeln!(family.samples, "{name}_count{{vhost=\"{vhost}\"}} {total}");
+    }
+
     fn render(&self) -> String {
         let mut text = String::new();
         for (
@@ -157,6 +219,22 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn buckets_of_a_histogram_add_up() {
+        let mut page = Page::default();
+        page.add_histogram("late", "How late.", "/", &[1, 10], &[5, 0, 2], 99);
+        assert_eq!(
+            page.render(),
+            "# HELP leveret_late How late.\n\
+             # TYPE leveret_late histogram\n\
+             leveret_late_bucket{vhost=\"/\",le=\"1\"} 5\n\
+             leveret_late_bucket{vhost=\"/\",le=\"10\"} 5\n\
+             leveret_late_bucket{vhost=\"/\",le=\"+Inf\"} 7\n\
+             leveret_late_sum{vhost=\"/\"} 99\n\
+             leveret_late_count{vhost=\"/\"} 7\n"
+        );
+    }
 
     #[test]
     fn families_are_in_one_piece_and_labels_are_escaped() {

@@ -40,6 +40,8 @@ pub struct Node {
     pub door: Door,
     /// The vhosts, by name.
     pub shards: BTreeMap<Arc<str>, Arc<Shard>>,
+    /// What their schedulers have counted, by the same names.
+    pub schedules: BTreeMap<Arc<str>, Arc<scheduler::Metrics>>,
     /// The connections.
     pub registry: Arc<Registry>,
     /// Those of them that have not opened a vhost.
@@ -78,6 +80,7 @@ impl Node {
         let panics = Arc::default();
         let log: Arc<Condition> = Arc::default();
         let mut shards = BTreeMap::new();
+        let mut schedules = BTreeMap::new();
         for vhost in &config.accounts.vhosts {
             let options = Options {
                 vhost: Arc::clone(vhost),
@@ -90,6 +93,7 @@ impl Node {
                 .and_then(|lead| {
                     let mut broker = Broker::recover(options, lead.recovered)?;
                     let scheduler = scheduler::Registry::new(scheduler::Limits::default());
+                    schedules.insert(Arc::clone(vhost), scheduler.metrics());
                     broker.schedule_with(clock.now(), Box::new(scheduler))?;
                     Ok((lead.log, broker))
                 });
@@ -104,6 +108,7 @@ impl Node {
             session: Arc::new(session_config(&settings)),
             door: Door::new(&config.accounts),
             shards,
+            schedules,
             registry: Arc::default(),
             lobby: Lobby::new((fds_max / 10).max(LOBBY_MIN)),
             connections_max: settings.connections_max.min(sockets_max),

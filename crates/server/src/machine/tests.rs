@@ -364,7 +364,6 @@ fn an_order_that_makes_the_core_panic_is_answered() {
     rig.finish();
     assert_eq!(bug.try_recv(), Ok(Err(internal_error())));
     assert_eq!(rig.panics.load(Ordering::Relaxed), 1);
-    // The scheduler was out of its place when it happened: there is none any more.
-    let code = other.try_recv().unwrap().unwrap_err().code;
-    assert_eq!(code, ReplyCode::NotImplemented);
+    let answer = other.try_recv().unwrap();
+    assert!(answer.is_ok(), "the next one is obeyed: {answer:?}");
 }
