@@ -16,6 +16,7 @@ sys.argv[0] = "aiopika"  # names the queues of this run
 from interop import (  # noqa: E402
     BY_PRIORITY,
     CAPABILITIES,
+    LATER,
     PATIENCE_S,
     PRIORITIES,
     REPLY_TO,
@@ -743,6 +744,14 @@ async def _(conn, ch):
 @check("rpc.needs_no_ack")
 async def _(conn, ch):
     return await reply_of(Inbox.on(await ch.get_queue(REPLY_TO, ensure=False)))
+
+
+# --- delayed messages and schedules: headers alone, which this client carries as others do
+
+for later in LATER:
+    @check(later)
+    async def _(conn, ch):
+        raise Skip("made through pika.BlockingConnection")
 
 
 # --- going on after errors

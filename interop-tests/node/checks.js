@@ -743,6 +743,91 @@ fails('rpc.no_consumer', async (s) => {
 });
 fails('rpc.needs_no_ack', (s) => s.consume(REPLY_TO));
 
+// --- delayed messages and schedules
+
+function leveretOnly(s) {
+  const { product } = s.conn.connection.serverProperties;
+  if (product !== 'Leveret') throw new Skip(`${product} has none`);
+}
+
+/** An order to the scheduler; the headers are without their x-schedule-. */
+function order(s, orders, body = '') {
+  const headers = Object.fromEntries(Object.entries(orders).map(([key, value]) => [`x-schedule-${key}`, value]));
+  s.ch.publish('amq.schedule', '', Buffer.from(body), { headers, replyTo: REPLY_TO });
+}
+
+async function schedulesNamed(wanted, answers, skipped) {
+  for (let n = 0; n < skipped; n += 1) await answers.next();
+  const { schedules } = JSON.parse((await answers.next()).content);
+  return schedules.filter((schedule) => schedule.name === wanted);
+}
+
+check('later.deliver_after', async (s) => {
+  leveretOnly(s);
+  const [q, start] = [await s.queue(), process.hrtime.bigint()];
+  for (const [body, delay] of [['third', 400], ['second', 200], ['first', 0]]) {
+    s.ch.sendToQueue(q, Buffer.from(body), { headers: { 'x-deliver-after': delay } });
+  }
+  expect(['first', 'second', 'third'], await (await s.consume(q, { noAck: true })).seen(3));
+  expect(true, process.hrtime.bigint() - start >= 399_000_000n);
+});
+
+check('later.deliver_at', async (s) => {
+  leveretOnly(s);
+  const [q, now] = [await s.queue(), Date.now()];
+  s.ch.sendToQueue(q, Buffer.from('second'), { headers: { 'x-deliver-at': now + 400 } });
+  s.ch.sendToQueue(q, Buffer.from('first'), { headers: { 'x-deliver-at': new Date(now + 200).toISOString() } });
+  expect(['first', 'second'], await (await s.consume(q, { noAck: true })).seen(2));
+  expect(true, Date.now() >= now + 400);
+});
+
+check('later.delayed_exchange', async (s) => {
+  leveretOnly(s);
+  const q = await s.queue();
+  const x = await s.exchange('later', 'x-delayed-message', { arguments: { 'x-delayed-type': 'topic' } });
+  await s.ch.bindQueue(q, x, 'a.*');
+  for (const [body, delay] of [['second', 200], ['first', 100]]) {
+    s.ch.publish(x, 'a.b', Buffer.from(body), { headers: { 'x-delay': delay } });
+  }
+  const inbox = await s.consume(q, { noAck: true });
+  const found = [await inbox.next(), await inbox.next()];
+  expect([['first', -100], ['second', -200]], found.map((m) => [see(m), m.properties.headers['x-delay']]));
+});
+
+check('later.schedule', async (s) => {
+  leveretOnly(s);
+  const [q, tick] = [await s.queue(), name('tick')];
+  const answers = await s.consume(REPLY_TO, { noAck: true });
+  order(s, { name: tick, cron: '@every 1s', 'routing-key': q }, 'tick');
+  const inbox = await s.consume(q, { noAck: true });
+  const found = [await inbox.next(), await inbox.next()];
+  expect(['tick', 'tick'], found.map(see));
+  const headers = found.map((message) => message.properties.headers);
+  expect([tick, tick], headers.map((table) => table['x-schedule-name']));
+  const [first, second] = headers.map((table) => Date.parse(table['x-schedule-nominal-time']));
+  expect(1_000, second - first);
+  order(s, { name: tick, action: 'delete' });
+  order(s, { action: 'list' });
+  expect([], await schedulesNamed(tick, answers, 2));
+});
+
+check('later.list', async (s) => {
+  leveretOnly(s);
+  const nightly = name('nightly');
+  const answers = await s.consume(REPLY_TO, { noAck: true });
+  order(s, { name: nightly, cron: '0 3 * * *', timezone: 'Europe/Berlin', 'routing-key': 'jobs' });
+  order(s, { action: 'list' });
+  order(s, { name: nightly, action: 'delete' });
+  const found = await schedulesNamed(nightly, answers, 1);
+  expect([['Europe/Berlin', 'jobs']], found.map((schedule) => [schedule.timezone, schedule.routing_key]));
+});
+
+check('later.bad_cron', (s) => {
+  leveretOnly(s);
+  const headers = { 'x-schedule-name': name('bad'), 'x-schedule-cron': '61 * * * *' };
+  return s.replyOf(() => s.ch.publish('amq.schedule', '', Buffer.from(''), { headers }));
+});
+
 // --- going on after errors
 
 check('reconnect.channel', async (s) => {

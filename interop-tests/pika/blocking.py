@@ -1,5 +1,6 @@
 """Behaviour checks through pika.BlockingConnection. Arguments select checks by the start of their names."""
 
+import json
 import pathlib
 import re
 import sys
@@ -756,6 +757,100 @@ def _(conn, ch):
 @check("rpc.needs_no_ack")
 def _(conn, ch):
     return reply_of(Consumer, ch, REPLY_TO)
+
+
+# --- delayed messages and schedules
+
+def leveret_only(conn):
+    product = conn._impl.server_properties["product"]
+    if product != "Leveret":
+        raise Skip(f"{product} has none")
+
+
+def order(ch, body="", **properties):
+    """An order to the scheduler; the keywords are headers without their x-schedule-."""
+    headers = {f"x-schedule-{key.replace('_', '-')}": value for key, value in properties.items()}
+    ch.basic_publish("amq.schedule", "", body, BasicProperties(headers=headers, reply_to=REPLY_TO))
+
+
+@check("later.deliver_after")
+def _(conn, ch):
+    leveret_only(conn)
+    q = queue(ch)
+    start = time.monotonic()
+    for body, delay_ms in [("third", 400), ("second", 200), ("first", 0)]:
+        publish(ch, q, body, headers={"x-deliver-after": delay_ms})
+    consumer = Consumer(ch, q, auto_ack=True)
+    consumer.wait(3)
+    expect(True, time.monotonic() - start >= 0.399, "400 ms gone by")
+    expect(["first", "second", "third"], consumer.bodies())
+
+
+@check("later.deliver_at")
+def _(conn, ch):
+    leveret_only(conn)
+    q = queue(ch)
+    now_ms = int(time.time() * 1000)
+    text = datetime.fromtimestamp((now_ms + 200) / 1000, UTC).isoformat(timespec="milliseconds")
+    publish(ch, q, "second", headers={"x-deliver-at": now_ms + 400})
+    publish(ch, q, "first", headers={"x-deliver-at": text})
+    consumer = Consumer(ch, q, auto_ack=True)
+    consumer.wait(2)
+    expect(True, time.time() * 1000 >= now_ms + 400, "400 ms gone by")
+    expect(["first", "second"], consumer.bodies())
+
+
+@check("later.delayed_exchange")
+def _(conn, ch):
+    leveret_only(conn)
+    q = queue(ch)
+    x = exchange(ch, "later", "x-delayed-message", arguments={"x-delayed-type": "topic"})
+    ch.queue_bind(q, x, "a.*")
+    for body, delay_ms in [("second", 200), ("first", 100)]:
+        publish(ch, "a.b", body, exchange=x, headers={"x-delay": delay_ms})
+    consumer = Consumer(ch, q, auto_ack=True)
+    consumer.wait(2)
+    seen = [(body.decode(), properties.headers["x-delay"]) for _, _, properties, body in consumer.deliveries]
+    expect([("first", -100), ("second", -200)], seen)
+
+
+@check("later.schedule")
+def _(conn, ch):
+    leveret_only(conn)
+    q, tick = queue(ch), name("tick")
+    answers = Consumer(ch, REPLY_TO, auto_ack=True)
+    order(ch, "tick", name=tick, cron="@every 1s", routing_key=q)
+    consumer = Consumer(ch, q, auto_ack=True)
+    found = [properties.headers for _, _, properties, _ in consumer.wait(2)]
+    expect(["tick", "tick"], consumer.bodies()[:2])
+    expect([tick, tick], [headers["x-schedule-name"] for headers in found])
+    first, second = (datetime.fromisoformat(headers["x-schedule-nominal-time"]) for headers in found)
+    expect(1, (second - first).total_seconds(), "seconds")
+    order(ch, name=tick, action="delete")
+    order(ch, action="list")
+    *_, body = answers.wait(3)[-1]
+    expect([], [s for s in json.loads(body)["schedules"] if s["name"] == tick], "schedules")
+
+
+@check("later.list")
+def _(conn, ch):
+    leveret_only(conn)
+    nightly = name("nightly")
+    answers = Consumer(ch, REPLY_TO, auto_ack=True)
+    order(ch, name=nightly, cron="0 3 * * *", timezone="Europe/Berlin", routing_key="jobs")
+    order(ch, action="list")
+    order(ch, name=nightly, action="delete")
+    *_, body = answers.wait(3)[1]
+    (found,) = (s for s in json.loads(body)["schedules"] if s["name"] == nightly)
+    expect(("Europe/Berlin", "jobs"), (found["timezone"], found["routing_key"]))
+
+
+@check("later.bad_cron")
+def _(conn, ch):
+    leveret_only(conn)
+    ch.confirm_delivery()
+    headers = {"x-schedule-name": name("bad"), "x-schedule-cron": "61 * * * *"}
+    return reply_of(ch.basic_publish, "amq.schedule", "", b"", BasicProperties(headers=headers))
 
 
 # --- going on after errors

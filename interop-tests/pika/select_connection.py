@@ -16,6 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "common"))
 from interop import (  # noqa: E402
     BY_PRIORITY,
     CAPABILITIES,
+    LATER,
     PATIENCE_S,
     PRIORITIES,
     REPLY_TO,
@@ -888,6 +889,14 @@ async def _(conn, ch):
 @check("rpc.needs_no_ack")
 async def _(conn, ch):
     return await ch.reply_of(ch.consume(REPLY_TO))
+
+
+# --- delayed messages and schedules: headers alone, which this client carries as others do
+
+for later in LATER:
+    @check(later)
+    async def _(conn, ch):
+        raise Skip("made through pika.BlockingConnection")
 
 
 # --- going on after errors

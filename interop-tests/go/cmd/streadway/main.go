@@ -7,6 +7,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -166,6 +167,7 @@ func main() {
 	txChecks(ok, fails)
 	routeChecks(ok)
 	rpcChecks(ok, fails)
+	laterChecks(ok, fails)
 	reconnectChecks(ok)
 	Main(all, cleanUp)
 }
@@ -765,6 +767,111 @@ func rpcChecks(ok okAdder, fails failingAdder) {
 	fails("rpc.needs_no_ack", func(s session) error {
 		_, err := s.Consume(replyTo, "", false, false, false, false, nil)
 		return err
+	})
+}
+
+// leveretOnly skips what other brokers have not.
+func (s session) leveretOnly() {
+	if product := s.conn.Properties["product"]; product != "Leveret" {
+		Skip(fmt.Sprintf("%s has none", product))
+	}
+}
+
+// order publishes an order to the scheduler; the headers are without their x-schedule-.
+func (s session) order(body string, headers amqp.Table) {
+	table := amqp.Table{}
+	for name, value := range headers {
+		table["x-schedule-"+name] = value
+	}
+	order := amqp.Publishing{Headers: table, Body: []byte(body), ReplyTo: replyTo}
+	Must(s.Publish("amq.schedule", "", false, false, order))
+}
+
+// schedules is what the answer to a list says about the schedule of this name.
+func schedules(list amqp.Delivery, name string) (found [][2]string) {
+	var answer struct {
+		Schedules []struct {
+			Name, Timezone string
+			RoutingKey     string `json:"routing_key"`
+		}
+	}
+	Must(json.Unmarshal(list.Body, &answer))
+	for _, schedule := range answer.Schedules {
+		if schedule.Name == name {
+			found = append(found, [2]string{schedule.Timezone, schedule.RoutingKey})
+		}
+	}
+	return found
+}
+
+func laterChecks(ok okAdder, fails failingAdder) {
+	delayed := func(s session, exchange, key, body, header string, value any) {
+		message := amqp.Publishing{Headers: amqp.Table{header: value}, Body: []byte(body)}
+		Must(s.Publish(exchange, key, false, false, message))
+	}
+	ok("later.deliver_after", func(s session) {
+		s.leveretOnly()
+		q, start := s.queue("", nil), time.Now()
+		delayed(s, "", q, "third", "x-deliver-after", int32(400))
+		delayed(s, "", q, "second", "x-deliver-after", int64(200))
+		delayed(s, "", q, "first", "x-deliver-after", int32(0))
+		Expect([]seen{{"first", false}, {"second", false}, {"third", false}}, see(take(s.consume(q, true), 3)...))
+		Expect(true, time.Since(start) >= 399*time.Millisecond)
+	})
+	ok("later.deliver_at", func(s session) {
+		s.leveretOnly()
+		q, now := s.queue("", nil), time.Now()
+		second := now.Add(400 * time.Millisecond)
+		delayed(s, "", q, "second", "x-deliver-at", second.UnixMilli())
+		delayed(s, "", q, "first", "x-deliver-at", now.Add(200*time.Millisecond).Format(time.RFC3339Nano))
+		Expect([]seen{{"first", false}, {"second", false}}, see(take(s.consume(q, true), 2)...))
+		Expect(true, time.Now().UnixMilli() >= second.UnixMilli())
+	})
+	ok("later.delayed_exchange", func(s session) {
+		s.leveretOnly()
+		q := s.queue("", nil)
+		x := s.exchange("later", "x-delayed-message", amqp.Table{"x-delayed-type": "topic"})
+		s.bind(q, "a.*", x, nil)
+		delayed(s, x, "a.b", "second", "x-delay", int32(200))
+		delayed(s, x, "a.b", "first", "x-delay", int32(100))
+		found := []string{}
+		for _, d := range take(s.consume(q, true), 2) {
+			found = append(found, fmt.Sprintf("%s %v", d.Body, d.Headers["x-delay"]))
+		}
+		Expect([]string{"first -100", "second -200"}, found)
+	})
+	ok("later.schedule", func(s session) {
+		s.leveretOnly()
+		q, tick := s.queue("", nil), Name("tick")
+		answers := s.consume(replyTo, true)
+		s.order("tick", amqp.Table{"name": tick, "cron": "@every 1s", "routing-key": q})
+		ticks := s.consume(q, true)
+		var at [2]time.Time
+		for n := range at {
+			d := Next(ticks, "a tick")
+			Expect([]any{"tick", tick}, []any{string(d.Body), d.Headers["x-schedule-name"]})
+			at[n] = Value(time.Parse(time.RFC3339, d.Headers["x-schedule-nominal-time"].(string)))
+		}
+		Expect(time.Second, at[1].Sub(at[0]))
+		s.order("", amqp.Table{"name": tick, "action": "delete"})
+		s.order("", amqp.Table{"action": "list"})
+		Expect(0, len(schedules(take(answers, 3)[2], tick)))
+	})
+	ok("later.list", func(s session) {
+		s.leveretOnly()
+		nightly := Name("nightly")
+		answers := s.consume(replyTo, true)
+		s.order("", amqp.Table{
+			"name": nightly, "cron": "0 3 * * *", "timezone": "Europe/Berlin", "routing-key": "jobs",
+		})
+		s.order("", amqp.Table{"action": "list"})
+		s.order("", amqp.Table{"name": nightly, "action": "delete"})
+		Expect([][2]string{{"Europe/Berlin", "jobs"}}, schedules(take(answers, 3)[1], nightly))
+	})
+	fails("later.bad_cron", func(s session) error {
+		s.leveretOnly()
+		headers := amqp.Table{"x-schedule-name": Name("bad"), "x-schedule-cron": "61 * * * *"}
+		return s.Publish("amq.schedule", "", false, false, amqp.Publishing{Headers: headers})
 	})
 }
 
