@@ -6,6 +6,7 @@ use crate::error::AmqpError;
 use crate::event::Event;
 use crate::ids::{Lsn, Mono, QueueId, Seq};
 use crate::log::{Fetch, Fetched, LogError};
+use crate::message::Message;
 use crate::record::Fact;
 use crate::timer::Timer;
 use crate::vhost::Vhost;
@@ -56,6 +57,25 @@ impl Vhost {
         }
     }
 
+    /// Offers a message to a queue that the broker itself publishes: nobody sees it before this
+    /// record is safe.
+    pub(crate) fn offer_when(
+        &mut self,
+        id: QueueId,
+        message: Message,
+        safe: Lsn,
+        fx: &mut Effects,
+    ) {
+        if safe > self.durable
+            && let Some(queue) = self.queues.get_mut(id)
+        {
+            let number = Seq(queue.next_place(&message).number());
+            queue.logged.hold(number, safe);
+            self.logging.push(id);
+        }
+        self.offer(id, message, fx);
+    }
+
     /// Octets of a queue's first messages that stay when the rest is paged out.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.limits.queue_memory_max / KEPT_PART
@@ -71,14 +91,7 @@ impl Vhost {
             let Some(queue) = self.queues.get_mut(*id) else {
                 continue;
             };
-            for (due, _) in queue
-                .logged
-                .mark_asked
-                .iter_mut()
-                .chain(&mut queue.logged.page_out)
-            {
-                *due = lsn.min(*due);
-            }
+            queue.logged.folded_into(lsn);
         }
     }
 
@@ -122,16 +135,18 @@ impl Vhost {
             let Some(queue) = self.queues.get_mut(id) else {
                 continue;
             };
-            let mut again = false;
-            if let Some((due, through)) = queue.logged.mark_asked {
-                if due <= self.durable {
-                    queue.logged.mark_asked = None;
-                    queue.logged.mark(through);
-                    self.pump(id, fx);
-                    self.wake_getters(id);
-                } else {
-                    again = true;
-                }
+            let mut goes_on = queue.logged.let_go(self.durable);
+            if let Some((due, through)) = queue.logged.mark_asked
+                && due <= self.durable
+            {
+                queue.logged.mark_asked = None;
+                queue.logged.mark(through);
+                goes_on = true;
+            }
+            let mut again = queue.logged.mark_asked.is_some() || queue.logged.holds();
+            if goes_on {
+                self.pump(id, fx);
+                self.wake_getters(id);
             }
             again |= self.page_out(id, fx);
             if again {

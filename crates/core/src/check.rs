@@ -224,7 +224,8 @@ impl Vhost {
             );
         }
         if !queue.consumers.is_empty() && queue.is_stalled() {
-            let asked = queue.logged.fetching || queue.logged.mark_asked.is_some();
+            let logged = &queue.logged;
+            let asked = logged.fetching || logged.mark_asked.is_some() || logged.holds();
             assert!(
                 asked,
                 "{} stands still, and nothing was asked for",

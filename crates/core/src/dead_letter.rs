@@ -204,7 +204,7 @@ impl Vhost {
         message: &Message,
         queues: &[QueueId],
         fx: &mut Effects,
-    ) {
+    ) -> Lsn {
         let persistent = message.is_persistent();
         let durable = queues
             .iter()
@@ -218,7 +218,7 @@ impl Vhost {
             at: self.now.wall,
             places,
         });
-        self.record_both(settled, published, fx);
+        self.record_both(settled, published, fx)
     }
 
     /// One record of one or two facts; `Lsn(0)` if there is none.

@@ -308,7 +308,7 @@ impl Vhost {
             safe = safe.max(self.record_all(notes, fx));
         }
         for &id in &queues {
-            self.offer(id, message.clone(), fx);
+            self.offer_when(id, message.clone(), safe, fx);
         }
         self.router.queues = queues;
         safe

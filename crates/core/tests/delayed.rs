@@ -342,6 +342,27 @@ fn the_plugins_words_for_arguments_that_are_wrong() {
 // ---- the log
 
 /// A vhost with `max` octets of memory for them, and its log.
+#[test]
+fn nobody_sees_one_before_the_log_knows_that_it_waits_no_more() {
+    let (mut t, ch) = queue();
+    t.consume(ch, "q", "c");
+    send(&mut t, ch, "q", kept_after(5), "kept");
+    send(&mut t, ch, "q", after(5), "not kept");
+    t.log = Log::Held;
+    pass(&mut t, 5);
+    assert_eq!(
+        t.take_deliveries().len(),
+        0,
+        "a crash would deliver it again"
+    );
+    t.publish(ch, "q", "behind them");
+    assert_eq!(t.take_deliveries().len(), 0, "in its turn");
+    t.sync();
+    let came = t.take_deliveries();
+    let bodies: Vec<&[u8]> = came.iter().map(|(_, _, message)| message.body()).collect();
+    assert_eq!(bodies, [&b"kept"[..], b"not kept", b"behind them"]);
+}
+
 fn with_memory(max: usize) -> (BrokerTest, Chan, Kept) {
     let mut t = BrokerTest::with_limits(Limits {
         queue_memory_max: max,

@@ -171,6 +171,35 @@ fn an_order_is_confirmed_when_its_note_is_safe() {
 }
 
 #[test]
+fn nobody_sees_what_is_fired_before_the_log_has_it() {
+    let mut s = Scheduled::new();
+    s.t.consume(s.ch, "q", "c");
+    s.order("q", 0, "x");
+    s.t.log = Log::Held;
+    s.pass(1);
+    assert_eq!(
+        s.t.take_deliveries().len(),
+        0,
+        "a crash would fire it again"
+    );
+    s.t.sync();
+    assert_eq!(s.t.take_delivery().body(), b"x");
+
+    s.order("q", 0, "y");
+    s.t.cancel(s.ch, "c");
+    s.pass(1);
+    let get = BasicGet {
+        queue: short("q"),
+        no_ack: true,
+        ..BasicGet::default()
+    };
+    s.t.method(s.ch, get);
+    assert_eq!(s.t.take_deliveries().len(), 0, "it waits as well");
+    s.t.sync();
+    assert_eq!(s.t.take_delivery().body(), b"y");
+}
+
+#[test]
 fn the_scheduler_hears_what_becomes_of_its_messages() {
     let mut s = Scheduled::new();
     type Way = fn(&mut Scheduled);

@@ -82,9 +82,9 @@ impl Vhost {
         self.refuse_overflow(&message, fx);
         let queues = std::mem::take(&mut self.router.queues);
         self.metrics.routed += queues.len() as u64;
-        self.record_letter(settled, &message, &queues, fx);
+        let safe = self.record_letter(settled, &message, &queues, fx);
         for &id in &queues {
-            self.offer(id, message.clone(), fx);
+            self.offer_when(id, message.clone(), safe, fx);
         }
         self.router.queues = queues;
         self.bury(fx);

@@ -4,6 +4,8 @@
 //! Marks are about the numbers in places. A queue with priorities does not deliver in that order, so
 //! its marks cover messages that never were delivered as well.
 
+use std::collections::VecDeque;
+
 use crate::ids::{ChannelKey, Lsn, QueueNumber, Seq};
 use crate::record::MAY_DELIVER_FIRST;
 
@@ -26,6 +28,8 @@ pub(crate) struct Logged {
     pub(crate) mark_asked: Option<(Lsn, Seq)>,
     /// Messages up to here may have been delivered before the last restart.
     pub(crate) delivered_before: Seq,
+    /// Messages from these numbers on may be delivered once these records are safe, in order.
+    held: VecDeque<(Lsn, Seq)>,
     /// Messages up to this place may be paged out once this record is safe.
     pub(crate) page_out: Option<(Lsn, Seq)>,
     /// What it must hold in memory before it is paged out again, in octets.
@@ -47,6 +51,7 @@ impl Logged {
             mark_from: NEVER,
             mark_asked: None,
             delivered_before: Seq(0),
+            held: VecDeque::new(),
             page_out: None,
             page_out_from: 0,
             failed_fetches: 0,
@@ -80,7 +85,36 @@ impl Logged {
     /// Whether a message may be delivered.
     #[inline]
     pub(crate) fn lets_go(&self, seq: Seq) -> bool {
-        seq.number() <= self.may_deliver.0
+        let held = self.held.front();
+        seq.number() <= self.may_deliver.0 && held.is_none_or(|&(_, from)| seq.number() < from.0)
+    }
+
+    /// The next message, with this number, is what the broker itself publishes, and nobody may see
+    /// it before its record is safe: without that the broker publishes it again after a crash.
+    pub(crate) fn hold(&mut self, number: Seq, safe: Lsn) {
+        if self.held.back().is_none_or(|&(last, _)| last < safe) {
+            self.held.push_back((safe, number));
+        }
+    }
+
+    /// The log has come this far. Returns whether that lets anything go.
+    pub(crate) fn let_go(&mut self, durable: Lsn) -> bool {
+        let safe = self.held.partition_point(|&(due, _)| due <= durable);
+        self.held.drain(..safe);
+        safe > 0
+    }
+
+    /// Whether anything is held.
+    pub(crate) fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Records became one: what waits for one of them waits for this.
+    pub(crate) fn folded_into(&mut self, lsn: Lsn) {
+        let asked = self.mark_asked.iter_mut().chain(&mut self.page_out);
+        for (due, _) in asked.chain(&mut self.held) {
+            *due = lsn.min(*due);
+        }
     }
 
     /// A mark holds.
