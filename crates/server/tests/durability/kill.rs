@@ -151,7 +151,7 @@ fn run(
 }
 
 /// Kills it after something in its folder has changed, or a little later, or at once.
-fn kill_while_it_starts(data: &Path, dice: &mut Dice) {
+pub(crate) fn kill_while_it_starts(data: &Path, dice: &mut Dice) {
     let names = || {
         let entries = std::fs::read_dir(data.join("log")).unwrap();
         let mut names: Vec<_> = entries
@@ -181,7 +181,7 @@ fn kill_while_it_starts(data: &Path, dice: &mut Dice) {
     process.kill();
 }
 
-fn count(link: &mut Link, queue: &str) -> usize {
+pub(crate) fn count(link: &mut Link, queue: &str) -> usize {
     match link.call(existing_queue(queue)).unwrap() {
         Method::QueueDeclareOk(declared) => declared.message_count as usize,
         other => panic!("{queue}: {other:?}"),

@@ -7,14 +7,11 @@ use std::net::{SocketAddr, TcpStream};
 use leveret_codec::{
     BasicPublish, ChannelCloseOk, ChannelOpen, ConnectionOpen, ConnectionStartOk, ConnectionTuneOk,
     ExchangeDeclare, FRAME_BODY, FRAME_HEADER, FRAME_HEARTBEAT, FRAME_METHOD, FieldTable,
-    FieldValue, LongStr, Method, PROTOCOL_HEADER, QueueBind, QueueDeclare, RawTable, ShortStr,
-    encode_body, encode_header, encode_method, parse_content_header, split_frame,
+    FieldValue, LongStr, Method, PROTOCOL_HEADER, Properties, QueueBind, QueueDeclare, RawTable,
+    ShortStr, encode_body, encode_header, encode_method, parse_content_header, split_frame,
 };
 
 use crate::common::{PATIENCE, short};
-
-/// Flag of the property delivery-mode in a content header.
-const DELIVERY_MODE: u16 = 1 << 12;
 
 /// Octets of a body in one frame.
 const PIECE: usize = 100_000;
@@ -37,6 +34,7 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) method: Method<'static>,
+    pub(crate) properties: Properties,
     pub(crate) body: Vec<u8>,
 }
 
@@ -110,6 +108,18 @@ impl Link {
 
     /// A message, to be sent with what follows.
     pub(crate) fn publish(&mut self, exchange: &str, key: &str, how: How, body: &[u8]) {
+        self.publish_with(exchange, key, how, Properties::default(), body);
+    }
+
+    /// The same with properties, but for the delivery mode.
+    pub(crate) fn publish_with(
+        &mut self,
+        exchange: &str,
+        key: &str,
+        how: How,
+        properties: Properties,
+        body: &[u8],
+    ) {
         self.push(BasicPublish {
             exchange: short(exchange),
             routing_key: short(key),
@@ -117,8 +127,14 @@ impl Link {
             ..BasicPublish::default()
         });
         let mode = if how == How::Persistent { 2 } else { 1 };
+        let properties = Properties {
+            delivery_mode: Some(mode),
+            ..properties
+        };
+        let mut raw = Vec::new();
+        let flags = properties.encode(&mut raw);
         let size = body.len() as u64;
-        encode_header(&mut self.output, CHANNEL, size, DELIVERY_MODE, &[mode]);
+        encode_header(&mut self.output, CHANNEL, size, flags, &raw);
         for piece in body.chunks(PIECE) {
             encode_body(&mut self.output, CHANNEL, piece);
         }
@@ -240,13 +256,15 @@ impl Link {
         }
         assert_eq!(frame.kind, FRAME_METHOD);
         let method = Method::parse(frame.payload).unwrap().into_owned();
-        let mut body = Vec::new();
+        let (mut properties, mut body) = (Properties::default(), Vec::new());
         if method.carries_content() {
             let Some((frame, used)) = next(at)? else {
                 return Ok(None);
             };
             assert_eq!(frame.kind, FRAME_HEADER);
-            let size = parse_content_header(frame.payload).unwrap().body_size;
+            let header = parse_content_header(frame.payload).unwrap();
+            let size = header.body_size;
+            properties = Properties::parse(header.flags, header.raw).unwrap();
             at += used;
             while (body.len() as u64) < size {
                 let Some((frame, used)) = next(at)? else {
@@ -257,7 +275,12 @@ impl Link {
                 at += used;
             }
         }
-        Ok(Some((Some(Answer { method, body }), at)))
+        let answer = Answer {
+            method,
+            properties,
+            body,
+        };
+        Ok(Some((Some(answer), at)))
     }
 
     /// Reads something; false if there is nothing and it is not to be waited for.

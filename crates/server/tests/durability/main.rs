@@ -12,6 +12,7 @@ mod clean;
 mod dice;
 mod disk_errors;
 mod files;
+mod fires;
 mod full;
 mod history;
 mod kill;
