@@ -147,7 +147,7 @@ fn what_is_due_comes_once_and_never_early_whatever_kill_9_hits() {
         ("delayed", figures.delayed, 20 * KILLS),
         ("fired", figures.fired, 2 * KILLS),
         ("again", figures.again, KILLS),
-        ("made up for", figures.made_up_for, KILLS / 2),
+        ("made up for", figures.made_up_for, KILLS / 4),
         ("killed in recovery", figures.killed_in_recovery, 1),
     ] {
         assert!(count >= least, "{what}: {count}, too few to mean anything");
