@@ -4,7 +4,7 @@
 use crate::effect::Effects;
 use crate::error::AmqpError;
 use crate::event::Event;
-use crate::ids::{Lsn, Mono, QueueId, Seq};
+use crate::ids::{Lsn, Mono, QueueId, Seq, Wall};
 use crate::log::{Fetch, Fetched, LogError};
 use crate::message::Message;
 use crate::record::Fact;
@@ -46,14 +46,7 @@ impl Vhost {
         if !queue.logged.fetching
             && let Some((first, last)) = queue.index.wanted(plenty)
         {
-            queue.logged.fetching = true;
-            fx.fetches.push(Fetch {
-                queue: id,
-                number: queue.logged.number,
-                first,
-                last,
-                bytes_max: plenty,
-            });
+            self.ask_back(id, first, last, plenty, fx);
         }
     }
 
@@ -74,6 +67,29 @@ impl Vhost {
             self.logging.push(id);
         }
         self.offer(id, message, fx);
+    }
+
+    /// Asks the log for messages that are away; nothing else is asked for.
+    pub(crate) fn ask_back(
+        &mut self,
+        id: QueueId,
+        first: Seq,
+        last: Seq,
+        bytes_max: usize,
+        fx: &mut Effects,
+    ) {
+        let Some(queue) = self.queues.get_mut(id) else {
+            return;
+        };
+        queue.logged.fetching = true;
+        queue.logged.asked = first;
+        fx.fetches.push(Fetch {
+            queue: id,
+            number: queue.logged.number,
+            first,
+            last,
+            bytes_max,
+        });
     }
 
     /// Octets of a queue's first messages that stay when the rest is paged out.
@@ -175,7 +191,14 @@ impl Vhost {
             return true;
         }
         queue.logged.page_out = None;
-        let gone = queue.index.page_out(through, keep);
+        let (ttl_ms, deadlines) = (queue.rules.ttl_ms, &mut queue.deadlines);
+        let gone = queue.index.page_out(through, keep, |level, seq, message| {
+            if let Some(deadlines) = deadlines {
+                let own_ms = message.expiration_ms();
+                let own = own_ms.is_some_and(|own| ttl_ms.is_none_or(|ttl| own < ttl));
+                deadlines.page_out(level, seq, own);
+            }
+        });
         // What cannot be paged out is not looked at again for each message that follows it.
         let rest = queue.index.unreturned_bytes();
         queue.logged.page_out_from = rest + self.limits.queue_memory_max / 2;
@@ -204,25 +227,18 @@ impl Vhost {
         let came = fetched.messages.len();
         self.work += came as u64;
         self.metrics.paged_in += came as u64;
-        let (delivered_before, ttl_ms) = (queue.logged.delivered_before, queue.rules.ttl_ms);
-        let deadline = |(seq, message): &(Seq, _)| Some((*seq, self.deadline(ttl_ms, message)?));
-        let timed: Vec<(Seq, Mono)> = fetched.messages.iter().filter_map(deadline).collect();
+        let dying = std::mem::take(&mut queue.logged.reading_dying);
+        let read_dying = !dying.is_empty();
+        if read_dying {
+            self.fetched_dying(id, dying, fetched.messages, fx);
+            self.resume_deadlines(id, &[]);
+        } else {
+            self.fetched_next(id, fetched.messages);
+        }
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
-        let here: Vec<(Seq, Mono)> = {
-            let of = fetched.messages.first().map_or(Seq(0), |(seq, _)| *seq);
-            let before = queue.index.first_away(of);
-            queue.index.bring_back(fetched.messages, delivered_before);
-            let after = queue.index.first_away(of);
-            let back = |seq: Seq| before.is_some_and(|b| seq >= b) && after.is_none_or(|a| seq < a);
-            timed.into_iter().filter(|&(seq, _)| back(seq)).collect()
-        };
-        self.resume_deadlines(id, &here);
-        let Some(queue) = self.queues.get_mut(id) else {
-            return;
-        };
-        let nothing = came == 0 && queue.index.front_is_away();
+        let nothing = came == 0 && !read_dying && queue.index.is_away(queue.logged.asked);
         let error = fetched.error.or_else(|| {
             nothing.then(|| LogError::Corrupt("the log has not what was asked for".to_owned()))
         });
@@ -234,20 +250,47 @@ impl Vhost {
             let Some(queue) = self.queues.get_mut(id) else {
                 return;
             };
-            // The queue stands still; everything else goes on.
             fx.events.push(Event::FetchFailed {
                 queue: queue.name.clone(),
                 error,
             });
+            // The queue stands still; everything else goes on.
             queue.logged.fetching = true;
             self.timers
                 .set(self.now.mono.plus_ms(FETCH_AGAIN_MS), Timer::FetchAgain(id));
         } else {
             queue.logged.failed_fetches = 0;
         }
+        if !read_dying {
+            self.read_dying(id, fx); // in turn with those in front
+        }
         self.pump(id, fx);
         self.drop_excess(id, fx);
         self.wake_getters(id);
+        self.read_dying(id, fx);
+    }
+
+    /// The messages have come back that are next.
+    fn fetched_next(&mut self, id: QueueId, messages: Vec<(Seq, Message, Option<Wall>)>) {
+        let Some(queue) = self.queues.get(id) else {
+            return;
+        };
+        let ttl_ms = queue.rules.ttl_ms;
+        let timed: Vec<(Seq, Mono)> = messages
+            .iter()
+            .filter_map(|(seq, message, at)| Some((*seq, self.deadline(ttl_ms, message, *at)?)))
+            .collect();
+        let Some(queue) = self.queues.get_mut(id) else {
+            return;
+        };
+        let of = messages.first().map_or(Seq(0), |(seq, ..)| *seq);
+        let before = queue.index.first_away(of);
+        let delivered_before = queue.logged.delivered_before;
+        queue.index.bring_back(messages, delivered_before);
+        let after = queue.index.first_away(of);
+        let back = |seq: Seq| before.is_some_and(|b| seq >= b) && after.is_none_or(|a| seq < a);
+        let here: Vec<(Seq, Mono)> = timed.into_iter().filter(|&(seq, _)| back(seq)).collect();
+        self.resume_deadlines(id, &here);
     }
 
     /// What `basic.get` waits for cannot be read: its channels are told, and wait no longer.
@@ -271,6 +314,8 @@ impl Vhost {
         if let Some(queue) = self.queues.get_mut(id) {
             queue.logged.fetching = false;
             self.look_ahead(id, fx);
+            self.resume_deadlines(id, &[]);
+            self.read_dying(id, fx);
         }
     }
 

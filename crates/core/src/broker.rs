@@ -110,12 +110,14 @@ impl Broker {
         }
     }
 
-    /// A vhost as its log knows it.
+    /// A vhost as its log knows it. From `now` on its queues are unused; what has expired while
+    /// it was away goes with the first tick.
     ///
     /// # Errors
     /// `Corrupt` if what the log knows contradicts itself.
-    pub fn recover(options: Options, recovered: Recovered) -> Result<Self, LogError> {
+    pub fn recover(options: Options, recovered: Recovered, now: Now) -> Result<Self, LogError> {
         let mut broker = Self::new(options);
+        broker.vhost.now = now;
         broker.vhost.recover(recovered)?;
         Ok(broker)
     }

@@ -31,7 +31,7 @@ impl Vhost {
             return;
         };
         self.work += 1;
-        let deadline = self.deadline(queue.rules.ttl_ms, &message);
+        let deadline = self.deadline(queue.rules.ttl_ms, &message, None);
         let limited = queue.rules.limits_length();
         let Some(queue) = self.queues.get_mut(id) else {
             return;

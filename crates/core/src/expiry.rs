@@ -1,28 +1,34 @@
 //! Messages whose time runs out (`x-message-ttl`, property `expiration`).
 //!
 //! Each has a timer of its own, so to say: it leaves when it is due wherever it stands in its queue.
-//! What is paged out is the exception: a message that was brought back too late leaves then.
-
-use leveret_codec::flags;
+//! That goes for what is paged out, too: a message with a time of its own leaves without being read,
+//! unless it is to be dead-lettered. The others are due in the order in which they came, so of each
+//! priority the first of them are read when the one before them was due, some at a time.
+//!
+//! A time that passed while nobody served the queue counts, by the clock on the wall.
 
 use crate::dead_letter::Reason;
 use crate::effect::Effects;
-use crate::ids::{Mono, QueueId, Seq};
+use crate::ids::{Mono, QueueId, Seq, Wall};
+use crate::log::Fetch;
 use crate::message::Message;
+use crate::queue::deadlines::ASKED;
+use crate::queue::index::Entry;
 use crate::timer::Timer;
 use crate::vhost::Vhost;
 
 impl Vhost {
-    /// When a message that arrives in a queue now expires there, if ever.
+    /// When a message expires in a queue, if ever, that arrived there then; or now.
     #[inline]
-    pub(crate) fn deadline(&self, ttl_ms: Option<u64>, message: &Message) -> Option<Mono> {
-        let own = message.property_flags() & flags::EXPIRATION != 0;
-        if ttl_ms.is_none() && !own {
-            return None;
-        }
-        let own_ms = if own { expiration_ms(message) } else { None };
-        let ms = ttl_ms.into_iter().chain(own_ms).min()?;
-        Some(self.now.mono.plus_ms(ms))
+    pub(crate) fn deadline(
+        &self,
+        ttl_ms: Option<u64>,
+        message: &Message,
+        at: Option<Wall>,
+    ) -> Option<Mono> {
+        let ms = ttl_ms.into_iter().chain(message.expiration_ms()).min()?;
+        let passed = at.map_or(0, |at| self.now.wall.0.saturating_sub(at.0));
+        Some(self.now.mono.plus_ms(ms.saturating_sub(passed)))
     }
 
     /// A message waits in a queue, new or again: from here on its timer runs.
@@ -30,6 +36,17 @@ impl Vhost {
         if let Some(queue) = self.queues.get_mut(id)
             && let Some(deadlines) = &mut queue.deadlines
             && let Some(due) = deadlines.waits(seq)
+            && deadlines.timer.is_none_or(|(at, _)| due < at)
+        {
+            self.set_message_timer(id);
+        }
+    }
+
+    /// Sees to it that the queue's timer runs, if it is to.
+    pub(crate) fn set_message_timer(&mut self, id: QueueId) {
+        if let Some(queue) = self.queues.get_mut(id)
+            && let Some(deadlines) = &mut queue.deadlines
+            && let Some(due) = deadlines.next()
             && deadlines.timer.is_none_or(|(at, _)| due < at)
         {
             if let Some((_, timer)) = deadlines.timer.take() {
@@ -61,27 +78,155 @@ impl Vhost {
             let Some(seq) = queue.deadlines.as_mut().and_then(|d| d.pop_due(now)) else {
                 break;
             };
-            // One that is paged out goes when it is back.
             if let Some(entry) = queue.index.take(seq) {
                 self.metrics.expired += 1;
                 self.die(id, entry, Reason::Expired, fx);
+            } else if queue.index.is_away(seq) {
+                self.expire_away(id, seq, fx);
             }
         }
-        if self.queues.get(id).is_some_and(|q| q.index.front_is_away()) {
-            self.look_ahead(id, fx); // whether or not there are consumers
-        }
-        if let Some(queue) = self.queues.get_mut(id)
-            && let Some(deadlines) = &mut queue.deadlines
-            && deadlines.timer.is_none()
-            && let Some(due) = deadlines.next()
-        {
-            let timer = self.timers.set(due, Timer::MessageExpiry(id));
-            deadlines.timer = Some((due, timer));
+        self.ask_for_due(id, fx);
+        self.read_dying(id, fx);
+        self.set_message_timer(id);
+    }
+
+    /// A message has expired that is away. It is read only if somebody is to have it.
+    fn expire_away(&mut self, id: QueueId, seq: Seq, fx: &mut Effects) {
+        self.work += 1;
+        let Some(queue) = self.queues.get_mut(id) else {
+            return;
+        };
+        if queue.rules.dead_letter.is_some() {
+            let deadlines = queue.deadlines.get_or_insert_default();
+            deadlines.dying.push_back(seq);
+        } else if queue.index.drop_away(seq) {
+            self.metrics.expired += 1;
+            let fact = queue.settled(seq);
+            self.record(fact, fx);
         }
     }
 
-    /// Messages are back from the log: their timers run. What the log has kept over a restart starts
-    /// anew, as it does not know when they came.
+    /// The next of those that are away may be due: they say when, once they are here.
+    fn ask_for_due(&mut self, id: QueueId, fx: &mut Effects) {
+        let now = self.now.mono;
+        let Some(queue) = self.queues.get_mut(id) else {
+            return;
+        };
+        let Some(deadlines) = &mut queue.deadlines else {
+            return;
+        };
+        if deadlines.next_here().is_some_and(|due| due <= now) {
+            return;
+        }
+        let (mut fetching, mut ask) = (queue.logged.fetching, None);
+        for level in deadlines.levels_due(now) {
+            if queue.index.away_of(level) == 0 {
+                deadlines.none_away(level);
+                continue;
+            }
+            let from = match queue.index.wanted_of(level, ASKED_BYTES) {
+                Some(wanted) => {
+                    if !fetching {
+                        ask = Some(wanted);
+                    }
+                    fetching = true;
+                    ASKED
+                }
+                // What is in front of them is due before them, unless somebody has set the clock back.
+                None => {
+                    let here = deadlines.next_here();
+                    here.unwrap_or_else(|| now.plus_ms(READ_AGAIN_MS))
+                }
+            };
+            deadlines.set_away_from(level, from);
+        }
+        if let Some((first, last)) = ask {
+            self.ask_back(id, first, last, ASKED_BYTES, fx);
+        }
+    }
+
+    /// Asks for those that are away and to be dead-lettered.
+    pub(crate) fn read_dying(&mut self, id: QueueId, fx: &mut Effects) {
+        let bytes_max = self.kept_bytes();
+        while let Some(queue) = self.queues.get_mut(id)
+            && !queue.logged.fetching
+            && let Some(deadlines) = &mut queue.deadlines
+            && let Some(&first) = deadlines.dying.front()
+        {
+            if !queue.index.is_away(first) {
+                // It came back meanwhile, or left.
+                deadlines.dying.pop_front();
+                if let Some(entry) = queue.index.take(first) {
+                    self.metrics.expired += 1;
+                    self.die(id, entry, Reason::Expired, fx);
+                }
+                continue;
+            }
+            // As many as are near each other, and in the order in which they are to go.
+            let mut last = first;
+            let near = deadlines.dying.iter().take_while(|&&seq| {
+                let is_near = seq >= last && seq.0 - last.0 <= DYING_APART;
+                last = last.max(if is_near { seq } else { last });
+                is_near
+            });
+            let count = near.count();
+            queue.logged.reading_dying = deadlines.dying.drain(..count).collect();
+            queue.logged.fetching = true;
+            fx.fetches.push(Fetch {
+                queue: id,
+                number: queue.logged.number,
+                first,
+                last,
+                bytes_max,
+            });
+        }
+    }
+
+    /// Messages were read to be dead-lettered: `asked`, or some of them.
+    pub(crate) fn fetched_dying(
+        &mut self,
+        id: QueueId,
+        asked: Vec<Seq>,
+        messages: Vec<(Seq, Message, Option<Wall>)>,
+        fx: &mut Effects,
+    ) {
+        let through = messages.last().map(|(seq, ..)| *seq);
+        let delivered_before = self
+            .queues
+            .get(id)
+            .map(|queue| queue.logged.delivered_before);
+        for (seq, message, _) in messages {
+            if asked.binary_search(&seq).is_ok()
+                && let Some(queue) = self.queues.get_mut(id)
+                && queue.index.drop_away(seq)
+            {
+                self.metrics.expired += 1;
+                let entry = Entry {
+                    message,
+                    seq,
+                    deliveries: u32::from(Some(Seq(seq.number())) <= delivered_before),
+                    failures: 0,
+                };
+                self.die(id, entry, Reason::Expired, fx);
+            }
+        }
+        let again = self.now.mono.plus_ms(READ_AGAIN_MS);
+        let Some(queue) = self.queues.get_mut(id) else {
+            return;
+        };
+        let deadlines = queue.deadlines.get_or_insert_default();
+        for seq in asked.into_iter().rev() {
+            if Some(seq) > through && through.is_some() {
+                deadlines.dying.push_front(seq);
+            } else if queue.index.is_away(seq) {
+                // It cannot be read, and holds up no others.
+                deadlines.add_away([(again, seq)]);
+            }
+        }
+        self.set_message_timer(id);
+    }
+
+    /// Messages are back from the log: their timers run.
     pub(crate) fn resume_deadlines(&mut self, id: QueueId, back: &[(Seq, Mono)]) {
         for &(seq, due) in back {
             if let Some(queue) = self.queues.get_mut(id) {
@@ -92,12 +237,26 @@ impl Vhost {
             }
             self.await_deadline(id, seq);
         }
+        let now = self.now.mono;
+        if let Some(queue) = self.queues.get_mut(id)
+            && let Some(deadlines) = &mut queue.deadlines
+        {
+            let index = &queue.index;
+            deadlines.tidy(index.away(), |seq| index.is_away(seq));
+            if queue.rules.ttl_ms.is_some() {
+                if let Some(&(seq, due)) = back.last() {
+                    deadlines.set_away_from(index.level_of(seq), due.max(now));
+                }
+                deadlines.nothing_asked(&index.levels_away(), now);
+                self.set_message_timer(id);
+            }
+        }
     }
 
     /// Whether messages wait that should have expired by now.
     pub(crate) fn has_expired(&self, id: QueueId) -> bool {
         let queue = self.queues.get(id);
-        let next = queue.and_then(|queue| queue.deadlines.as_ref()?.next());
+        let next = queue.and_then(|queue| queue.deadlines.as_ref()?.next_here());
         next.is_some_and(|due| due <= self.now.mono)
     }
 }
@@ -105,9 +264,11 @@ impl Vhost {
 /// Messages that go before others have their turn.
 const EXPIRED_AT_ONCE: usize = 1_024;
 
-/// The property, which was checked when the message came in.
-fn expiration_ms(message: &Message) -> Option<u64> {
-    let expiration = message.properties().expiration?;
-    let text = std::str::from_utf8(&expiration).ok()?;
-    text.parse().ok()
-}
+/// Octets that are asked back at a time to see when they are due.
+const ASKED_BYTES: usize = 64 << 10;
+
+/// Messages that are read together lie at most so many places apart.
+const DYING_APART: u64 = 16;
+
+/// How long after a message could not be read it is tried again, in milliseconds.
+const READ_AGAIN_MS: u64 = 10_000;

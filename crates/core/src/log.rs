@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::ids::{Lsn, QueueId, QueueNumber, Seq};
+use crate::ids::{Lsn, QueueId, QueueNumber, Seq, Wall};
 use crate::message::Message;
 use crate::record::{Fact, Record};
 
@@ -91,8 +91,8 @@ pub struct Fetched {
     /// Who asked.
     pub queue: QueueId,
     /// What was found, in order: all that is there from the first place wanted on, or as much as
-    /// is enough.
-    pub messages: Vec<(Seq, Message)>,
+    /// is enough; each with when it arrived, as far as anybody knows.
+    pub messages: Vec<(Seq, Message, Option<Wall>)>,
     /// Why nothing, or not all, could be read.
     pub error: Option<LogError>,
 }
@@ -121,6 +121,8 @@ pub struct RecoveredQueue {
     pub delivered_through: Seq,
     /// Places with messages, as runs from first to last, in order.
     pub runs: Vec<Run>,
+    /// Of those that have a time of their own: when that runs out; in order of their places.
+    pub expiring: Vec<(Seq, Wall)>,
 }
 
 /// Neighbouring places in a queue.

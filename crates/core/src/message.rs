@@ -16,7 +16,7 @@
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use leveret_codec::{ContentHeader, FieldValue, Properties};
+use leveret_codec::{ContentHeader, FieldValue, Properties, flags};
 
 /// Octets before the address.
 const HEAD: usize = 10;
@@ -242,6 +242,18 @@ impl Message {
     pub fn properties(&self) -> Properties {
         // Validated when the message came in, so the default never shows.
         Properties::parse(self.property_flags(), self.raw_properties()).unwrap_or_default()
+    }
+
+    /// How long it says it lasts (property `expiration`), in milliseconds.
+    #[must_use]
+    #[inline]
+    pub fn expiration_ms(&self) -> Option<u64> {
+        if self.property_flags() & flags::EXPIRATION == 0 {
+            return None;
+        }
+        // Checked when it came in.
+        let expiration = self.properties().expiration?;
+        std::str::from_utf8(&expiration).ok()?.parse().ok()
     }
 
     /// The payload.

@@ -7,13 +7,12 @@ use leveret_codec::{FieldTable, FieldValue};
 use crate::binding::{Binding, Destination};
 use crate::delayed::QUEUE;
 use crate::exchange::{Exchange, make};
-use crate::ids::{Lsn, Mono, QueueNumber, Seq};
+use crate::ids::{Lsn, QueueNumber, Seq};
 use crate::log::{LogError, Recovered, RecoveredQueue};
 use crate::queue::Queue;
 use crate::queue::levels::Ready;
 use crate::queue::logged::Logged;
 use crate::record::{BindingFact, Fact, MAY_DELIVER_FIRST};
-use crate::timer::Timer;
 use crate::vhost::Vhost;
 
 impl Vhost {
@@ -53,11 +52,21 @@ impl Vhost {
             queue.logged = Logged::recovered(kept.number, kept.delivered_through, kept.last);
             queue.last_seq = kept.last;
             queue.index = Ready::recovered(queue.rules.priority_max, kept.runs, kept.last);
-            if let Some(&id) = numbers.get(&kept.number)
-                && queue.rules.ttl_ms.is_some()
-            {
+            let now = self.now;
+            let levels = queue.index.levels_away();
+            if !levels.is_empty() && (queue.rules.ttl_ms.is_some() || !kept.expiring.is_empty()) {
                 // They are to expire, whether or not anybody wants them.
-                self.timers.set(Mono(0), Timer::FetchAgain(id));
+                let deadlines = queue.deadlines.get_or_insert_default();
+                deadlines.add_away(kept.expiring.into_iter().map(|(seq, at)| {
+                    let left = at.0.saturating_sub(now.wall.0);
+                    (now.mono.plus_ms(left), seq)
+                }));
+                if queue.rules.ttl_ms.is_some() {
+                    deadlines.nothing_asked(&levels, now.mono);
+                }
+            }
+            if let Some(&id) = numbers.get(&kept.number) {
+                self.set_message_timer(id);
             }
         }
         Ok(())

@@ -320,7 +320,7 @@ fn what_is_away_expires_as_well() {
     assert_eq!(t.broker.totals().ready, 0, "nobody had to ask for them");
     assert_eq!(t.broker.metrics().expired, 400);
     kept.take_in(&mut t);
-    assert!(kept.0.is_empty(), "they left the log");
+    assert!(kept.messages.is_empty(), "they left the log");
 }
 
 #[test]

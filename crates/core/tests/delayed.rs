@@ -533,3 +533,49 @@ fn a_read_that_fails_is_tried_again() {
     }
     assert_eq!(t.broker.totals().ready, 200);
 }
+
+/// Their own time runs from when they are delivered: nothing expires while it waits, in memory, in
+/// the log alone, or over a restart.
+#[test]
+fn the_time_of_a_delayed_message_starts_when_it_enters_its_queue() {
+    let (mut t, ch, mut log) = with_memory(8_000);
+    for n in 0..200 {
+        let mut properties = kept_after(9_000);
+        properties.expiration = Some("1000".into());
+        send(&mut t, ch, "q", properties, &n.to_string());
+    }
+    log.take_in(&mut t);
+    assert!(t.broker.metrics().paged_out > 0, "most are away");
+    pass(&mut t, 3_000);
+    log.answer_all(&mut t);
+    assert_eq!(waiting(&t), 200);
+    let mut now = t.now;
+    now.wall.0 += 3_000;
+    let limits = Limits {
+        queue_memory_max: 8_000,
+        ..Limits::default()
+    };
+    for mut t in [t, log.restart(now, limits)] {
+        let mut log = log.clone();
+        let left = if t.now.wall == now.wall { 3_000 } else { 6_000 };
+        for _ in 0..left - 1 {
+            pass(&mut t, 1);
+            log.answer_all(&mut t);
+        }
+        assert_eq!((waiting(&t), t.broker.totals().ready), (200, 0));
+        pass(&mut t, 1);
+        log.answer_all(&mut t);
+        let ready = t.broker.totals().ready;
+        assert!(ready > 0, "those that were back are there");
+        pass(&mut t, 999);
+        log.answer_all(&mut t);
+        assert_eq!(t.broker.metrics().expired, 0);
+        assert_eq!((waiting(&t), t.broker.totals().ready), (0, 200));
+        for _ in 0..2_000 {
+            pass(&mut t, 1);
+            log.answer_all(&mut t);
+        }
+        assert_eq!(t.broker.metrics().expired, 200);
+        assert_eq!(t.broker.totals().ready, 0);
+    }
+}

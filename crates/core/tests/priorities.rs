@@ -311,7 +311,7 @@ impl Kept {
             for ((_, seq), message) in self.messages.range(wanted) {
                 if bytes < fetch.bytes_max {
                     bytes += message.memory_bytes();
-                    messages.push((*seq, message.clone()));
+                    messages.push((*seq, message.clone(), None));
                 }
             }
             t.step(Input::Fetched(Fetched {
@@ -348,6 +348,7 @@ impl Kept {
                 last: Seq(self.last),
                 delivered_through: Seq(self.delivered_through),
                 runs,
+                expiring: Vec::new(),
             }],
         })
         .expect("it makes sense")
@@ -488,6 +489,7 @@ fn a_place_with_a_priority_where_there_are_none_is_refused() {
                 last: place,
                 bytes: 1,
             }],
+            expiring: Vec::new(),
         }],
     };
     let refused = BrokerTest::recovered(recovered).err();

@@ -66,6 +66,7 @@ fn messages(number: u64, last: u64, runs: Vec<Run>) -> RecoveredQueue {
         last: Seq(last),
         delivered_through: Seq(5),
         runs,
+        expiring: Vec::new(),
     }
 }
 
@@ -143,6 +144,7 @@ fn what_may_have_been_delivered_before_says_so() {
         (
             Seq(seq),
             message_with("", "q", persistent(), &seq.to_string()),
+            None,
         )
     });
     t.step(Input::Fetched(leveret_core::log::Fetched {
@@ -208,6 +210,15 @@ fn an_unused_queue_expires_after_a_restart() {
     let c = t.client();
     let heard = t.counts(c, "q");
     assert!(heard.starts_with("close NOT_FOUND"), "{heard}");
+}
+
+/// Once its time began at zero of a clock that may have run for a while.
+#[test]
+fn an_unused_queue_has_all_its_time_after_a_restart() {
+    let mut t = start(kept());
+    t.pass_ms(4_999);
+    let c = t.client();
+    assert_eq!(t.counts(c, "q"), "queue.declare-ok q 4 0");
 }
 
 #[test]

@@ -173,8 +173,8 @@ impl Machine {
     ///
     /// # Errors
     /// If it does not want that.
-    pub fn restart(&mut self, options: Options, recovered: Recovered) -> Checked {
-        self.broker = Broker::recover(options, recovered)
+    pub fn restart(&mut self, options: Options, recovered: Recovered, now: Now) -> Checked {
+        self.broker = Broker::recover(options, recovered, now)
             .map_err(|error| violation!("the broker does not start: {error}"))?;
         self.fx = Effects::new();
         self.open.clear();

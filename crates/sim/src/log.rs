@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use leveret_codec::FieldTable;
 use leveret_core::log::{Fetch, Recovered, RecoveredQueue, Run};
 use leveret_core::record::{BindingFact, MAY_DELIVER_FIRST};
-use leveret_core::{ConnectionId, Fact, Lsn, Message, QueueNumber, Record, Seq};
+use leveret_core::{ConnectionId, Fact, Lsn, Message, QueueNumber, Record, Seq, Wall};
 
 use crate::model::{Checked, Model, Queue, Violation, identify};
 use crate::topology::{Binding, Exchange};
@@ -29,8 +29,8 @@ pub struct Log {
     /// What a restart would find now.
     pub state: Durable,
     records: Vec<Record>,
-    /// By their numbers.
-    messages: BTreeMap<u64, Message>,
+    /// By their numbers, each with when it came.
+    messages: BTreeMap<u64, (Message, Wall)>,
 }
 
 /// What survives a restart.
@@ -147,9 +147,9 @@ impl Log {
 
     fn keep_messages(&mut self, fact: &Fact) {
         match fact {
-            Fact::Published { message, .. } => {
+            Fact::Published { message, at, .. } => {
                 let id = identify(message).unwrap_or(u64::MAX);
-                self.messages.insert(id, message.clone());
+                self.messages.insert(id, (message.clone(), *at));
             }
             Fact::Together(facts) => facts.iter().for_each(|fact| self.keep_messages(fact)),
             _ => {}
@@ -182,8 +182,15 @@ impl Log {
         definitions.sort_by_key(|(_, fact)| place(fact));
         let queues = self.state.queues.values().map(|kept| {
             let mut runs: Vec<Run> = Vec::new();
+            let mut expiring = Vec::new();
             for (&seq, id) in &kept.messages {
-                let bytes = self.messages.get(id).map_or(0, Message::memory_bytes) as u64;
+                let message = self.messages.get(id);
+                let bytes = message.map_or(0, |(message, _)| message.memory_bytes()) as u64;
+                let expires = |(message, at): &(Message, Wall)| {
+                    let own_ms = message.expiration_ms()?;
+                    Some(Wall(at.0.saturating_add(own_ms)))
+                };
+                expiring.extend(message.and_then(expires).map(|at| (Seq(seq), at)));
                 match runs.last_mut() {
                     Some(run) if run.last.0 + 1 == seq => {
                         run.last = Seq(seq);
@@ -201,6 +208,7 @@ impl Log {
                 last: Seq(kept.last),
                 delivered_through: Seq(kept.mark),
                 runs,
+                expiring,
             }
         });
         Recovered {
@@ -214,7 +222,11 @@ impl Log {
     ///
     /// # Errors
     /// If one of them was not safe: it must not have been forgotten.
-    pub fn read(&self, fetch: &Fetch, model: &Model) -> Result<Vec<(Seq, Message)>, Violation> {
+    pub fn read(
+        &self,
+        fetch: &Fetch,
+        model: &Model,
+    ) -> Result<Vec<(Seq, Message, Option<Wall>)>, Violation> {
         let mut queues = self.state.queues.values();
         let Some(kept) = queues.find(|kept| kept.number == fetch.number) else {
             return Ok(Vec::new());
@@ -227,9 +239,9 @@ impl Log {
             if model.records.get(id).is_none_or(|lsn| *lsn > self.durable) {
                 return Err(violation!("message {id} is away and was never safe"));
             }
-            if let Some(message) = self.messages.get(id) {
+            if let Some((message, at)) = self.messages.get(id) {
                 bytes += message.memory_bytes();
-                found.push((Seq(seq), message.clone()));
+                found.push((Seq(seq), message.clone(), Some(*at)));
             }
         }
         Ok(found)

@@ -152,7 +152,7 @@ impl Pair {
         *failed = fails.map_or(0, |_| *failed + 1);
         let mut messages = self.log.read(&fetch, &self.model)?;
         messages.truncate(fails.unwrap_or(usize::MAX));
-        let given = messages.last().map(|(seq, _)| seq.0);
+        let given = messages.last().map(|(seq, ..)| seq.0);
         let mut here = given.map_or(fetch.first.0, |seq| seq + 1);
         self.model.count("paged in", messages.len() as u64);
         if let Some(queue) = self.model.queue_of(fetch.number) {
@@ -179,11 +179,11 @@ impl Pair {
     ///
     /// # Errors
     /// If that makes no sense, or the new one has something else.
-    pub fn restart(&mut self, last: Lsn) -> Checked {
+    pub fn restart(&mut self, last: Lsn, now: Now) -> Checked {
         self.log.cut(last)?;
         let recovered = self.log.recovered();
         self.options.seed[1] = self.options.seed[1].wrapping_add(1); // or names would come again
-        self.machine.restart(self.options.clone(), recovered)?;
+        self.machine.restart(self.options.clone(), recovered, now)?;
         self.model.restart(&self.log.state, last);
         self.fetches.clear();
         self.failed.clear();

@@ -624,7 +624,7 @@ impl Sim {
         self.served.clear();
         self.links.clear();
         self.names.clear();
-        self.pair.restart(last)
+        self.pair.restart(last, self.clock.now())
     }
 
     fn timers(&mut self) -> Checked {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use leveret_core::ids::Seq;
+use leveret_core::ids::{Seq, Wall};
 use leveret_core::log::{Fetch, Fetched, LogError};
 use leveret_core::message::Message;
 
@@ -15,7 +15,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::format::Input;
 use crate::log::{Shared, VhostNumber, lock};
 use crate::messages::Loc;
-use crate::record::BODY_SUM;
+use crate::record::{BODY_SUM, split_time};
 use crate::segment::{body_is_sound, log_name};
 use crate::state::Place;
 
@@ -74,7 +74,7 @@ impl<D: Disk> Reader<D> {
             };
             match read(&found, &mut fetched.messages) {
                 Ok(()) => {
-                    let read = found.locs.iter().map(|(_, loc)| loc.bytes as usize);
+                    let read = found.locs.iter().map(|(_, loc)| loc.block_bytes() as usize);
                     left = left.saturating_sub(read.sum());
                     match last.checked_add(1) {
                         Some(next) if left > 0 => first = next,
@@ -83,7 +83,8 @@ impl<D: Disk> Reader<D> {
                 }
                 Err((seq, loc, error)) => {
                     let read = found.locs.iter().take_while(|(before, _)| *before < seq);
-                    left = left.saturating_sub(read.map(|(_, loc)| loc.bytes as usize).sum());
+                    left =
+                        left.saturating_sub(read.map(|(_, loc)| loc.block_bytes() as usize).sum());
                     if self.is_still(vhost, fetch, seq, loc) {
                         fetched.error = Some(error);
                         break;
@@ -115,7 +116,7 @@ impl<D: Disk> Reader<D> {
         let mut bytes = 0_usize;
         for (seq, loc) in queue.messages.range(first..=fetch.last.0).take(LOOK_UP) {
             let is_one = is_first && found.locs.is_empty();
-            bytes = bytes.saturating_add(loc.bytes as usize);
+            bytes = bytes.saturating_add(loc.block_bytes() as usize);
             if bytes > bytes_max && !is_one {
                 break;
             }
@@ -141,7 +142,7 @@ impl<D: Disk> Reader<D> {
 /// Reads what was found, neighbours at once. The error names the first message that is not there.
 fn read<F: DiskFile>(
     found: &Found<F>,
-    messages: &mut Vec<(Seq, Message)>,
+    messages: &mut Vec<(Seq, Message, Option<Wall>)>,
 ) -> Result<(), (u64, Loc, LogError)> {
     let mut rest = found.locs.as_slice();
     let mut buffer = Vec::new();
@@ -177,9 +178,10 @@ fn read<F: DiskFile>(
             };
             let message = body
                 .filter(|body| body_is_sound(place, body))
-                .and_then(|body| Message::from_block(body.get(BODY_SUM as usize..)?));
+                .and_then(|body| split_time(loc.has_time(), body.get(BODY_SUM as usize..)?))
+                .and_then(|(at, block)| Some((Message::from_block(block)?, at.map(Wall))));
             match message {
-                Some(message) => messages.push((Seq(seq), message)),
+                Some((message, at)) => messages.push((Seq(seq), message, at)),
                 None => {
                     let error = damaged(loc, "a message is not what was written");
                     return Err((seq, loc, error));

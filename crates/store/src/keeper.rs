@@ -4,12 +4,16 @@
 //! All of it is made of ordinary records in the log, so a crash at any step leaves either the old
 //! or the new to be found: a file is given away only after a record that does without it is safe.
 
+use leveret_core::message::Message;
+
 use crate::checkpoint::{self, Needed};
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::format::{Position, put_varint};
 use crate::log::{Log, lock, own_bound};
-use crate::record::{Publish, What, kind, put_publish, put_start};
+use crate::record::{
+    BODY_SUM, BODY_TIME, Body, Publish, What, kind, put_publish, put_start, time_octets,
+};
 use crate::room::Spare;
 use crate::segment::{Entries, free_name, log_name, read_body, read_heads};
 use crate::state::{Place, State};
@@ -47,6 +51,7 @@ struct Moved {
     vhost: u32,
     bytes: u32,
     user: String,
+    expires: Option<u64>,
     places: Vec<(u64, u64)>,
     to: Place,
 }
@@ -301,10 +306,13 @@ impl<D: Disk> Log<D> {
             let mut shared = lock(&self.shared);
             for moved in moved {
                 let places = moved.places.iter().copied();
-                let (vhost, bytes) = (moved.vhost, moved.bytes);
-                shared
-                    .state
-                    .locate(vhost, bytes, &moved.user, places, moved.to);
+                let body = Body {
+                    bytes: moved.bytes,
+                    has_time: true,
+                    user: &moved.user,
+                    expires: moved.expires,
+                };
+                shared.state.locate(moved.vhost, body, places, moved.to);
             }
         }
         match result? {
@@ -353,21 +361,21 @@ impl<D: Disk> Log<D> {
                 &mut living,
             );
             for (publish, place) in living {
-                if !read_body(&file, place, publish.bytes, &mut body).unwrap_or(false) {
+                if !read_body(&file, place, publish.body.bytes, &mut body).unwrap_or(false) {
                     return Ok(Progress::Unreadable);
                 }
-                let block = body.get(4..).unwrap_or_default();
+                body.drain(..BODY_SUM as usize);
+                let said = add_time(&publish, &mut body);
                 head.clear();
-                put_start(&mut head, kind::MOVED, vhost, lsn);
-                let places = publish.places.iter().copied();
-                let bytes = u64::from(publish.bytes);
-                put_publish(&mut head, bytes, publish.at, publish.user, places);
-                let to = self.write_own(&head, Some(block), false)?;
-                budget = budget.saturating_sub(bytes + head.len() as u64);
+                put_start(&mut head, kind::MOVED_TIMED, vhost, lsn);
+                put_publish(&mut head, &said, publish.places.iter().copied());
+                let to = self.write_own(&head, Some(&body), false)?;
+                budget = budget.saturating_sub((body.len() + head.len()) as u64);
                 moved.push(Moved {
                     vhost,
-                    bytes: publish.bytes,
-                    user: publish.user.to_owned(),
+                    bytes: said.bytes,
+                    user: said.user.to_owned(),
+                    expires: said.expires,
                     places: publish.places,
                     to,
                 });
@@ -377,6 +385,22 @@ impl<D: Disk> Log<D> {
             compaction.mark = entries.mark(&compaction.list);
         }
         Ok(Progress::More)
+    }
+}
+
+/// Makes the body of an old record one that begins with the time of arrival. Returns what is to be
+/// said of it.
+fn add_time<'a>(publish: &Publish<'a>, body: &mut Vec<u8>) -> Body<'a> {
+    let Some(at) = publish.at else {
+        return publish.body;
+    };
+    let own_ms = Message::from_block(body).and_then(|message| message.expiration_ms());
+    body.splice(..0, time_octets(at));
+    Body {
+        bytes: publish.body.bytes.saturating_add(BODY_TIME),
+        has_time: true,
+        expires: own_ms.map(|ms| at.saturating_add(ms)),
+        ..publish.body
     }
 }
 
@@ -401,7 +425,7 @@ pub(crate) fn find_living<'a>(
             publish
                 .places
                 .retain(|&(queue, seq)| state.lives_at(vhost, queue, seq, here));
-            place.pass(publish.bytes);
+            place.pass(publish.body.bytes);
             if !publish.places.is_empty() {
                 living.push((publish, here));
             }

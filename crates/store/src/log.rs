@@ -21,7 +21,9 @@ use crate::keeper::Keeper;
 use crate::opening::secure;
 use crate::options::Options;
 use crate::plan::{Item, Plan};
-use crate::record::{BODY_SUM, bodies_of, kind, kind_of, put_fact, put_runs, put_start};
+use crate::record::{
+    BODY_SUM, bodies_of, body_of, kind, kind_of, put_fact, put_runs, put_start, time_octets,
+};
 use crate::recovery::recover;
 use crate::room::{Room, Spare, next, open_spare};
 use crate::segment::{Writer, free_name, log_name, need};
@@ -430,7 +432,7 @@ impl<D: Disk> Log<D> {
         };
         let place = writer.put_head(head);
         if let Some(body) = body {
-            writer.put_body(body);
+            writer.put_body(body, &[]);
         }
         Ok(place)
     }
@@ -585,15 +587,14 @@ fn write_fact<F: DiskFile>(
         Fact::Published {
             message,
             user,
+            at,
             places,
-            ..
         } => {
-            let block = message.block();
-            writer.put_body(block);
-            let bytes = u32::try_from(block.len()).unwrap_or(u32::MAX);
+            writer.put_body(&time_octets(at.0), message.block());
+            let body = body_of(message, *at, user);
             let places = places.iter().map(|(queue, seq)| (queue.0, seq.0));
-            state.publish(vhost, bytes, user, places, *place);
-            place.pass(bytes);
+            state.publish(vhost, body, places, *place);
+            place.pass(body.bytes);
         }
         Fact::Settled { queue, seq } => state.settle(vhost, queue.0, &[(seq.0, seq.0)]),
         Fact::Purged { queue, places } => {

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use crate::record::BODY_TIME;
+
 /// Places of a chunk.
 const CHUNK: usize = 1 << CHUNK_BITS;
 const CHUNK_BITS: u32 = 10;
@@ -21,12 +23,48 @@ const DENSE_MIN: u16 = 16;
 pub(crate) struct Loc {
     /// Number of the segment. Never 0.
     pub(crate) segment: u32,
-    /// Where its block begins; the sum is right before.
+    /// Where its body begins; the sum is right before.
     pub(crate) offset: u32,
-    /// Octets of its block.
+    /// Octets of its body.
     pub(crate) bytes: u32,
+    /// See [`Loc::weight`]; the highest bit is [`Loc::has_time`].
+    weight: u32,
+}
+
+/// The bit that says so.
+const HAS_TIME: u32 = 1 << 31;
+
+impl Loc {
+    pub(crate) fn new(
+        (segment, offset): (u32, u32),
+        bytes: u32,
+        weight: usize,
+        has_time: bool,
+    ) -> Self {
+        let weight = u32::try_from(weight).unwrap_or(HAS_TIME).min(HAS_TIME - 1);
+        Self {
+            segment,
+            offset,
+            bytes,
+            weight: if has_time { weight | HAS_TIME } else { weight },
+        }
+    }
+
     /// Octets of the segment that live because of it: with copies in n queues each has its share.
-    pub(crate) weight: u32,
+    pub(crate) fn weight(self) -> u32 {
+        self.weight & !HAS_TIME
+    }
+
+    /// Octets of its block.
+    pub(crate) fn block_bytes(self) -> u32 {
+        let time = if self.has_time() { BODY_TIME } else { 0 };
+        self.bytes.saturating_sub(time)
+    }
+
+    /// Whether the body begins with the time of arrival.
+    pub(crate) fn has_time(self) -> bool {
+        self.weight & HAS_TIME != 0
+    }
 }
 
 /// The living messages of a queue by place.
@@ -291,12 +329,7 @@ mod tests {
     use super::*;
 
     fn loc(offset: u32) -> Loc {
-        Loc {
-            segment: 1,
-            offset,
-            bytes: 1,
-            weight: 1,
-        }
+        Loc::new((1, offset), 1, 1, true)
     }
 
     proptest! {

@@ -5,7 +5,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use leveret_core::ids::QueueNumber;
+use leveret_core::ids::{QueueNumber, Wall};
+use leveret_core::message::Message;
 use leveret_core::record::{BindingFact, Fact, Note};
 
 use crate::format::{Input, put_bytes, put_varint};
@@ -28,10 +29,17 @@ pub(crate) mod kind {
     pub(crate) const MOVED: u8 = 14;
     pub(crate) const REACHED: u8 = 15;
     pub(crate) const NOTED: u8 = 16;
+    /// As `PUBLISHED` and `MOVED`, but the time of arrival stands before the block, where whoever
+    /// reads the message finds it, and the head says when the message's own time runs out.
+    pub(crate) const PUBLISHED_TIMED: u8 = 18;
+    pub(crate) const MOVED_TIMED: u8 = 19;
 }
 
 /// Octets of the sum before each message.
 pub(crate) const BODY_SUM: u32 = 4;
+
+/// Octets of the time of arrival between the sum and the block of a message.
+pub(crate) const BODY_TIME: u32 = 6;
 
 /// Names of exchange types that are not built in, at most: a name is kept for ever.
 const OTHER_KINDS_MAX: usize = 64;
@@ -83,13 +91,23 @@ pub(crate) enum What<'a> {
 /// A message's record.
 #[derive(Clone, Debug)]
 pub(crate) struct Publish<'a> {
-    /// Octets of the message's block.
-    pub(crate) bytes: u32,
-    /// Milliseconds since 1970.
-    pub(crate) at: u64,
-    pub(crate) user: &'a str,
+    pub(crate) body: Body<'a>,
+    /// When it arrived, in milliseconds since 1970, if that is not in the body.
+    pub(crate) at: Option<u64>,
     /// Queues and places.
     pub(crate) places: Vec<(u64, u64)>,
+}
+
+/// What is said of a message beside its places.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Body<'a> {
+    /// Octets: of the time of arrival, if it is there, and of the block.
+    pub(crate) bytes: u32,
+    /// Whether it is.
+    pub(crate) has_time: bool,
+    pub(crate) user: &'a str,
+    /// When its own time runs out, in milliseconds since 1970.
+    pub(crate) expires: Option<u64>,
 }
 
 /// A piece of a checkpoint, which is in the frame's body.
@@ -111,7 +129,9 @@ impl Head<'_> {
 impl What<'_> {
     fn bodies(&self) -> Option<u32> {
         match self {
-            Self::Published(publish) | Self::Moved(publish) => publish.bytes.checked_add(BODY_SUM),
+            Self::Published(publish) | Self::Moved(publish) => {
+                publish.body.bytes.checked_add(BODY_SUM)
+            }
             Self::Checkpoint(part) => part.bytes.checked_add(BODY_SUM),
             Self::Together(parts) => parts
                 .iter()
@@ -123,7 +143,7 @@ impl What<'_> {
     /// Calls with the number of octets of each body, in order, sums not included.
     pub(crate) fn each_body(&self, call: &mut impl FnMut(u32)) {
         match self {
-            Self::Published(publish) | Self::Moved(publish) => call(publish.bytes),
+            Self::Published(publish) | Self::Moved(publish) => call(publish.body.bytes),
             Self::Checkpoint(part) => call(part.bytes),
             Self::Together(parts) => parts.iter().for_each(|part| part.each_body(call)),
             _ => {}
@@ -149,7 +169,7 @@ pub(crate) fn put_fact(out: &mut Vec<u8>, fact: &Fact) {
             places,
         } => {
             let places = places.iter().map(|&(queue, seq)| (queue.0, seq.0));
-            put_publish(out, message.block().len() as u64, at.0, user, places);
+            put_publish(out, &body_of(message, *at, user), places);
         }
         Fact::Settled { queue, seq } => put_runs(out, queue.0, &[(seq.0, seq.0)]),
         Fact::Purged { queue, places } => {
@@ -189,19 +209,50 @@ fn count(facts: &[Fact]) -> u64 {
     inner.sum()
 }
 
+/// What the record of a message says of it.
+#[inline]
+pub(crate) fn body_of<'a>(message: &Message, at: Wall, user: &'a str) -> Body<'a> {
+    // What is longer was refused before.
+    let bytes = u32::try_from(message.block().len()).unwrap_or(u32::MAX);
+    Body {
+        bytes: bytes.saturating_add(BODY_TIME),
+        has_time: true,
+        user,
+        expires: message.expiration_ms().map(|ms| at.0.saturating_add(ms)),
+    }
+}
+
+/// A time of arrival as it stands before a block: good for some thousand years.
+pub(crate) fn time_octets(at: u64) -> [u8; BODY_TIME as usize] {
+    let [a, b, c, d, e, f, ..] = at.min((1 << 48) - 1).to_le_bytes();
+    [a, b, c, d, e, f]
+}
+
+/// A body, sum not included, as time of arrival and block.
+pub(crate) fn split_time(has_time: bool, body: &[u8]) -> Option<(Option<u64>, &[u8])> {
+    if !has_time {
+        return Some((None, body));
+    }
+    let (&[a, b, c, d, e, f], block) = body.split_first_chunk::<6>()?;
+    Some((Some(u64::from_le_bytes([a, b, c, d, e, f, 0, 0])), block))
+}
+
 /// Adds what a message's record says.
 #[inline]
 pub(crate) fn put_publish(
     out: &mut Vec<u8>,
-    bytes: u64,
-    at: u64,
-    user: &str,
+    body: &Body<'_>,
     places: impl ExactSizeIterator<Item = (u64, u64)>,
 ) {
-    put_varint(out, bytes);
-    put_varint(out, at);
-    put_bytes(out, user.as_bytes());
-    put_varint(out, places.len() as u64);
+    put_varint(out, u64::from(body.bytes));
+    put_bytes(out, body.user.as_bytes());
+    put_varint(
+        out,
+        2 * places.len() as u64 + u64::from(body.expires.is_some()),
+    );
+    if let Some(expires) = body.expires {
+        put_varint(out, expires);
+    }
     for (queue, seq) in places {
         put_varint(out, queue);
         put_varint(out, seq);
@@ -293,7 +344,7 @@ pub(crate) fn kind_of(fact: &Fact) -> u8 {
         Fact::QueueDeleted { .. } => kind::QUEUE_DELETED,
         Fact::Bound(_) => kind::BOUND,
         Fact::Unbound(_) => kind::UNBOUND,
-        Fact::Published { .. } => kind::PUBLISHED,
+        Fact::Published { .. } => kind::PUBLISHED_TIMED,
         Fact::Settled { .. } | Fact::Purged { .. } => kind::SETTLED,
         Fact::MayDeliver { .. } => kind::MAY_DELIVER,
         Fact::Noted(_) => kind::NOTED,
@@ -333,7 +384,7 @@ pub(crate) fn head_bound(fact: &Fact) -> usize {
 /// Octets of a fact's messages, with their sums.
 pub(crate) fn bodies_of(fact: &Fact) -> usize {
     match fact {
-        Fact::Published { message, .. } => message.block().len() + BODY_SUM as usize,
+        Fact::Published { message, .. } => message.block().len() + (BODY_TIME + BODY_SUM) as usize,
         Fact::Together(facts) => facts.iter().map(bodies_of).sum(),
         _ => 0,
     }
@@ -353,7 +404,8 @@ pub(crate) fn decode_head(bytes: &[u8]) -> Option<Head<'_>> {
 
 fn decode_what<'a>(kind: u8, input: &mut Input<'a>, is_outer: bool) -> Option<What<'a>> {
     Some(match kind {
-        kind::PUBLISHED => What::Published(decode_publish(input)?),
+        kind::PUBLISHED => What::Published(decode_untimed(input)?),
+        kind::PUBLISHED_TIMED => What::Published(decode_publish(input)?),
         kind::SETTLED => What::Settled {
             queue: input.varint()?,
             runs: decode_runs(input)?,
@@ -378,7 +430,8 @@ fn decode_what<'a>(kind: u8, input: &mut Input<'a>, is_outer: bool) -> Option<Wh
             bytes: input.varint_u32()?,
         }),
         kind::FREED if is_outer => What::Freed(input.varint_u32()?),
-        kind::MOVED if is_outer => What::Moved(decode_publish(input)?),
+        kind::MOVED if is_outer => What::Moved(decode_untimed(input)?),
+        kind::MOVED_TIMED if is_outer => What::Moved(decode_publish(input)?),
         kind::REACHED if is_outer => What::Reached,
         _ => What::Defined(decode_definition(kind, input)?),
     })
@@ -386,18 +439,47 @@ fn decode_what<'a>(kind: u8, input: &mut Input<'a>, is_outer: bool) -> Option<Wh
 
 fn decode_publish<'a>(input: &mut Input<'a>) -> Option<Publish<'a>> {
     let bytes = input.varint_u32()?;
-    let at = input.varint()?;
     let user = input.text()?;
+    let count = input.varint()?;
+    let expires = if count % 2 == 1 {
+        Some(input.varint()?)
+    } else {
+        None
+    };
+    let body = Body {
+        bytes,
+        has_time: true,
+        user,
+        expires,
+    };
+    Some(Publish {
+        body,
+        at: None,
+        places: decode_places(count / 2, input)?,
+    })
+}
+
+/// The same as it was written first.
+fn decode_untimed<'a>(input: &mut Input<'a>) -> Option<Publish<'a>> {
+    let bytes = input.varint_u32()?;
+    let at = Some(input.varint()?);
+    let body = Body {
+        bytes,
+        has_time: false,
+        user: input.text()?,
+        expires: None,
+    };
+    let count = input.varint()?;
+    let places = decode_places(count, input)?;
+    Some(Publish { body, at, places })
+}
+
+fn decode_places(count: u64, input: &mut Input<'_>) -> Option<Vec<(u64, u64)>> {
     let mut places = Vec::new();
-    for _ in 0..input.varint()? {
+    for _ in 0..count {
         places.push((input.varint()?, input.varint()?));
     }
-    Some(Publish {
-        bytes,
-        at,
-        user,
-        places,
-    })
+    Some(places)
 }
 
 /// Reads what [`put_runs`] wrote after the queue.

@@ -15,7 +15,7 @@ use crate::format::{BATCH, HEADER, Header, HeaderFound, put_varint};
 use crate::keeper::find_living;
 use crate::log::{Log, Staged, VhostNumber};
 use crate::options::Options;
-use crate::record::{Publish, What, kind, put_start};
+use crate::record::{Publish, What, kind, put_start, split_time};
 use crate::recovery::recover;
 use crate::scan::{batch_places, scan};
 use crate::segment::{Entries, footer_of, frame_at, log_name, parse_name, read_all, read_body};
@@ -219,10 +219,15 @@ fn copy_messages<F: Disk, T: Disk>(
             &mut living,
         );
         for (publish, place) in living {
-            let is_sound = read_body(&file, place, publish.bytes, &mut body);
+            let is_sound = read_body(&file, place, publish.body.bytes, &mut body);
             let is_sound = is_sound.unwrap_or(false);
-            let block = body.get(4..).filter(|_| is_sound);
-            let Some(message) = block.and_then(Message::from_block) else {
+            let sound = body.get(4..).filter(|_| is_sound);
+            let parts = sound.and_then(|body| split_time(publish.body.has_time, body));
+            let found = parts.and_then(|(at, block)| {
+                let at = at.or(publish.at)?;
+                Some((at, Message::from_block(block)?))
+            });
+            let Some((at, message)) = found else {
                 salvaged.problems.push(format!(
                     "{name} is damaged at octet {}: a message is lost",
                     place.offset
@@ -233,8 +238,8 @@ fn copy_messages<F: Disk, T: Disk>(
             let places = publish.places.iter();
             let fact = Fact::Published {
                 message,
-                user: publish.user.into(),
-                at: Wall(publish.at),
+                user: publish.body.user.into(),
+                at: Wall(at),
                 places: places
                     .map(|&(queue, seq)| (QueueNumber(queue), Seq(seq)))
                     .collect(),

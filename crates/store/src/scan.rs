@@ -6,7 +6,7 @@ use leveret_core::message::Message;
 use crate::checkpoint;
 use crate::footer::unpack;
 use crate::format::{BATCH, BatchHeader, Header, HeaderFound};
-use crate::record::{BODY_SUM, What};
+use crate::record::{BODY_SUM, What, split_time};
 use crate::segment::{Entries, body_is_sound, footer_of, scan_batches};
 use crate::state::{Place, Segment, State};
 
@@ -111,9 +111,11 @@ fn read_list(list: &[u8], number: u32, image: Option<&[u8]>) -> Scan {
 fn sound_messages(image: &[u8], what: &What<'_>, place: &mut Place) -> u64 {
     match what {
         What::Published(publish) | What::Moved(publish) => {
-            let body = body_at(image, *place, publish.bytes);
-            place.pass(publish.bytes);
-            u64::from(body.and_then(Message::from_block).is_some())
+            let body = body_at(image, *place, publish.body.bytes);
+            place.pass(publish.body.bytes);
+            let parts = body.and_then(|body| split_time(publish.body.has_time, body));
+            let message = parts.and_then(|(_, block)| Message::from_block(block));
+            u64::from(message.is_some())
         }
         What::Together(parts) => {
             let sound = parts.iter().map(|part| sound_messages(image, part, place));

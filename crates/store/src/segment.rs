@@ -131,10 +131,12 @@ impl<F: DiskFile> Writer<F> {
 
     /// Adds a body of the last frame.
     #[inline]
-    pub(crate) fn put_body(&mut self, body: &[u8]) {
-        let sum = sum(self.number, self.here() + BODY_SUM, body);
+    pub(crate) fn put_body(&mut self, start: &[u8], rest: &[u8]) {
+        let sum = sum(self.number, self.here() + BODY_SUM, start);
+        let sum = crc32c::crc32c_append(sum, rest);
         self.buffer.extend_from_slice(&sum.to_le_bytes());
-        self.buffer.extend_from_slice(body);
+        self.buffer.extend_from_slice(start);
+        self.buffer.extend_from_slice(rest);
         self.frame_end = self.here();
     }
 

@@ -7,14 +7,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use leveret_core::ids::{Lsn, QueueNumber, Seq};
+use leveret_core::ids::{Lsn, QueueNumber, Seq, Wall};
 use leveret_core::log::{Recovered, RecoveredQueue, Run};
 use leveret_core::record::{Fact, MAY_DELIVER_FIRST};
 
 use crate::definitions::Definitions;
 use crate::format::varint_len;
 use crate::messages::{Loc, Messages};
-use crate::record::{BODY_SUM, What};
+use crate::record::{BODY_SUM, Body, What};
 
 /// Octets of a message's frame beside what is said of its user and places. Only for weighing what
 /// lives, and so roughly.
@@ -57,6 +57,8 @@ pub(crate) struct Queue {
     pub(crate) last: u64,
     pub(crate) delivered_through: u64,
     pub(crate) messages: Messages,
+    /// When the own time runs out of those that have one, by place.
+    expiring: BTreeMap<u64, u64>,
     /// While recovering: runs of living messages that a checkpoint names and that were not found
     /// yet, first -> last.
     pub(crate) missing: BTreeMap<u64, u64>,
@@ -176,18 +178,18 @@ impl State {
     pub(crate) fn publish(
         &mut self,
         vhost: u32,
-        bytes: u32,
-        user: &str,
+        body: Body<'_>,
         places: impl ExactSizeIterator<Item = (u64, u64)> + Clone,
         place: Place,
     ) {
-        let loc = loc(bytes, user, places.clone(), place);
+        let loc = loc(body, places.clone(), place);
         for (queue, seq) in places {
             let Some(queue) = self.queue(vhost, queue) else {
                 continue;
             };
             queue.last = queue.last.max(Seq(seq).number());
             cut_out(&mut queue.missing, seq, seq);
+            queue.note_expiring(seq, body.expires);
             let before = queue.messages.insert(seq, loc);
             burden(&mut self.segments, loc);
             if let Some(before) = before {
@@ -201,12 +203,11 @@ impl State {
     pub(crate) fn locate(
         &mut self,
         vhost: u32,
-        bytes: u32,
-        user: &str,
+        body: Body<'_>,
         places: impl ExactSizeIterator<Item = (u64, u64)> + Clone,
         place: Place,
     ) {
-        let loc = loc(bytes, user, places.clone(), place);
+        let loc = loc(body, places.clone(), place);
         for (queue, seq) in places {
             let Some(queue) = self.queue(vhost, queue) else {
                 continue;
@@ -215,6 +216,7 @@ impl State {
             if !lives {
                 continue;
             }
+            queue.note_expiring(seq, body.expires);
             let before = queue.messages.insert(seq, loc);
             burden(&mut self.segments, loc);
             if let Some(before) = before {
@@ -235,6 +237,9 @@ impl State {
             queue.last = queue.last.max(Seq(last).number());
             if !queue.missing.is_empty() {
                 cut_out(&mut queue.missing, first, last);
+            }
+            while let Some((&seq, _)) = queue.expiring.range(first..=last.max(first)).next() {
+                queue.expiring.remove(&seq);
             }
             queue
                 .messages
@@ -257,13 +262,13 @@ impl State {
             What::Defined(fact) => self.define(vhost, lsn, fact),
             What::Published(publish) => {
                 let places = publish.places.iter().copied();
-                self.publish(vhost, publish.bytes, publish.user, places, *place);
-                place.pass(publish.bytes);
+                self.publish(vhost, publish.body, places, *place);
+                place.pass(publish.body.bytes);
             }
             What::Moved(publish) => {
                 let places = publish.places.iter().copied();
-                self.locate(vhost, publish.bytes, publish.user, places, *place);
-                place.pass(publish.bytes);
+                self.locate(vhost, publish.body, places, *place);
+                place.pass(publish.body.bytes);
             }
             What::Settled { queue, runs } => self.settle(vhost, queue, &runs),
             What::MayDeliver { queue, through } => self.may_deliver(vhost, queue, through),
@@ -281,8 +286,8 @@ impl State {
         match what {
             What::Published(publish) | What::Moved(publish) => {
                 let places = publish.places.iter().copied();
-                self.locate(vhost, publish.bytes, publish.user, places, *place);
-                place.pass(publish.bytes);
+                self.locate(vhost, publish.body, places, *place);
+                place.pass(publish.body.bytes);
             }
             What::Together(parts) => {
                 for part in parts {
@@ -326,11 +331,17 @@ impl State {
 }
 
 impl Queue {
+    fn note_expiring(&mut self, seq: u64, expires: Option<u64>) {
+        if let Some(expires) = expires {
+            self.expiring.insert(seq, expires);
+        }
+    }
+
     /// Runs of places with messages, and octets of the messages there in memory.
     pub(crate) fn runs(&self) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         for (seq, loc) in self.messages.iter() {
-            let bytes = u64::from(loc.bytes) + BLOCK_BYTES;
+            let bytes = u64::from(loc.block_bytes()) + BLOCK_BYTES;
             match runs.last_mut() {
                 Some(run) if run.last.0.checked_add(1) == Some(seq) => {
                     run.last = Seq(seq);
@@ -347,11 +358,13 @@ impl Queue {
     }
 
     fn recovered(&self) -> RecoveredQueue {
+        let expiring = self.expiring.iter();
         RecoveredQueue {
             number: QueueNumber(self.number),
             last: Seq(self.last),
             delivered_through: Seq(self.delivered_through),
             runs: self.runs(),
+            expiring: expiring.map(|(&seq, &at)| (Seq(seq), Wall(at))).collect(),
         }
     }
 }
@@ -366,36 +379,27 @@ impl Place {
 
 /// Where a message is, and its share of the octets that its record takes, footer included.
 #[inline]
-fn loc(
-    bytes: u32,
-    user: &str,
-    places: impl ExactSizeIterator<Item = (u64, u64)>,
-    place: Place,
-) -> Loc {
+fn loc(body: Body<'_>, places: impl ExactSizeIterator<Item = (u64, u64)>, place: Place) -> Loc {
     let copies = places.len().max(1);
     let places: usize = places
         .map(|(queue, seq)| varint_len(queue) + varint_len(seq))
         .sum();
-    let beside = FRAME_BYTES + HEAD_BYTES + user.len() + places;
-    let share = (bytes as usize + beside).div_ceil(copies);
-    Loc {
-        segment: place.segment,
-        offset: place.offset,
-        bytes,
-        weight: u32::try_from(share).unwrap_or(u32::MAX),
-    }
+    let beside = FRAME_BYTES + HEAD_BYTES + body.user.len() + places;
+    let share = (body.bytes as usize + beside).div_ceil(copies);
+    let at = (place.segment, place.offset);
+    Loc::new(at, body.bytes, share, body.has_time)
 }
 
 fn burden(segments: &mut BTreeMap<u32, Segment>, loc: Loc) {
     if let Some(segment) = segments.get_mut(&loc.segment) {
-        segment.living += u64::from(loc.weight);
+        segment.living += u64::from(loc.weight());
         segment.copies += 1;
     }
 }
 
 fn lighten(segments: &mut BTreeMap<u32, Segment>, loc: Loc) {
     if let Some(segment) = segments.get_mut(&loc.segment) {
-        segment.living = segment.living.saturating_sub(u64::from(loc.weight));
+        segment.living = segment.living.saturating_sub(u64::from(loc.weight()));
         segment.copies = segment.copies.saturating_sub(1);
     }
 }

@@ -332,10 +332,10 @@ impl Vhost {
         self.metrics.paged_in += fetched.messages.len() as u64;
         // Up to here nothing more will come. An answer may be cut off anywhere behind its first.
         let last = fetched.messages.last();
-        let last = last.map_or(fetch.last, |&(place, _)| place);
+        let last = last.map_or(fetch.last, |&(place, ..)| place);
         let delayed = &mut self.delayed;
         let room = &mut delayed.rooms[clock.index()];
-        for (place, message) in fetched.messages {
+        for (place, message, _) in fetched.messages {
             if let Some(here) = room.waiting.get_mut(&place)
                 && here.is_none()
             {

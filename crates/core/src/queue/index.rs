@@ -16,11 +16,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use leveret_codec::flags;
-
-use crate::ids::Seq;
+use crate::ids::{Seq, Wall};
 use crate::log::Run;
 use crate::message::Message;
+use crate::queue::stretches::{Stretch, Stretches};
 
 /// A waiting message: 32 B.
 #[derive(Clone, Debug)]
@@ -66,20 +65,11 @@ const KEPT_CAPACITY: usize = 1_024;
 /// A merge touches everything that was returned, so it is for batches of at least one in this many.
 const MERGE_FROM: usize = 16;
 
-/// Part of a backlog.
-#[derive(Debug)]
-enum Stretch {
-    /// In memory.
-    Here(VecDeque<Entry>),
-    /// In the log only.
-    Away(Run),
-}
-
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     returned: BTreeMap<Seq, Entry>,
     fresh: VecDeque<Entry>,
-    behind: VecDeque<Stretch>,
+    behind: Stretches,
     /// Messages that are away.
     away: usize,
     /// Messages in `Here` stretches.
@@ -87,8 +77,9 @@ pub(crate) struct Index {
     /// Memory of the messages that are here, and of those of them that are not in `returned`.
     bytes: usize,
     unreturned_bytes: usize,
-    /// Octets of all their bodies, of those that are away as well.
+    /// Octets of their bodies, and what those would hold in memory that are away.
     body_bytes: usize,
+    away_bytes: usize,
     /// Messages in `fresh` that were taken out of the midst of it.
     gaps: usize,
 }
@@ -98,7 +89,7 @@ impl Index {
     pub(crate) fn recovered(runs: Vec<Run>) -> Self {
         Self {
             away: runs.iter().map(places_in).sum(),
-            body_bytes: runs.iter().map(body_bytes_of).sum(),
+            away_bytes: runs.iter().map(|run| octets(run.bytes)).sum(),
             behind: runs.into_iter().map(Stretch::Away).collect(),
             ..Self::default()
         }
@@ -125,7 +116,7 @@ impl Index {
     /// Octets of the bodies of all messages. Of those that are away, it is what they would hold in
     /// memory, which is somewhat more.
     pub(crate) fn body_bytes(&self) -> usize {
-        self.body_bytes
+        self.body_bytes + self.away_bytes
     }
 
     /// The newest place, if its message waits.
@@ -209,20 +200,7 @@ impl Index {
     }
 
     fn take_behind(&mut self, seq: Seq) -> Option<Entry> {
-        let first = |stretch: &Stretch| match stretch {
-            Stretch::Here(entries) => entries.front().map(|entry| entry.seq),
-            Stretch::Away(run) => Some(run.first),
-        };
-        let after = self.behind.partition_point(|s| first(s) <= Some(seq));
-        let stretch = after.checked_sub(1)?;
-        let Some(Stretch::Here(entries)) = self.behind.get_mut(stretch) else {
-            return None;
-        };
-        let at = entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
-        let entry = entries.remove(at)?;
-        if entries.is_empty() {
-            self.behind.remove(stretch);
-        }
+        let entry = self.behind.take(seq)?;
         self.behind_here -= 1;
         self.unreturned_bytes -= entry.message.memory_bytes();
         self.forget(&entry);
@@ -232,7 +210,7 @@ impl Index {
     /// A message is no longer here.
     fn forget(&mut self, entry: &Entry) {
         self.bytes -= entry.message.memory_bytes();
-        self.body_bytes = self.body_bytes.saturating_sub(entry.message.body_len());
+        self.body_bytes -= entry.message.body_len();
     }
 
     /// Sees to it that what is in front is a message.
@@ -289,10 +267,15 @@ impl Index {
     }
 
     /// Lets go of messages that the log has: persistent ones up to `through`, but for the first
-    /// `keep` octets. Returns them, to be dropped where it holds nobody up.
+    /// `keep` octets. Calls with each, and returns them, to be dropped where it holds nobody up.
     ///
     /// Looks only at what came since the last time.
-    pub(crate) fn page_out(&mut self, through: Seq, keep: usize) -> Vec<Message> {
+    pub(crate) fn page_out(
+        &mut self,
+        through: Seq,
+        keep: usize,
+        mut each: impl FnMut(Seq, &Message),
+    ) -> Vec<Message> {
         if self.behind.is_empty() {
             let rest = self.split_fresh(keep);
             if rest.is_empty() {
@@ -309,13 +292,10 @@ impl Index {
         self.behind_here -= newest.len();
         let mut gone = Vec::with_capacity(newest.len());
         for entry in newest {
-            // One with a time of its own must be here when that comes.
-            let own_time = entry.message.property_flags() & flags::EXPIRATION != 0;
-            if entry.seq <= through && entry.message.is_persistent() && !own_time {
-                self.bytes -= entry.message.memory_bytes();
+            if entry.seq <= through && entry.message.is_persistent() {
+                each(entry.seq, &entry.message);
                 self.unreturned_bytes -= entry.message.memory_bytes();
-                // As the log reckons it from here on, which is somewhat more.
-                self.body_bytes += entry.message.memory_bytes() - entry.message.body_len();
+                self.forget(&entry);
                 self.add_away(entry.seq, entry.message.memory_bytes() as u64);
                 gone.push(entry.message);
             } else {
@@ -342,6 +322,7 @@ impl Index {
 
     fn add_away(&mut self, seq: Seq, bytes: u64) {
         self.away += 1;
+        self.away_bytes += octets(bytes);
         match self.behind.back_mut() {
             Some(Stretch::Away(run)) if run.last.0 + 1 == seq.0 => {
                 run.last = seq;
@@ -383,8 +364,12 @@ impl Index {
     /// place that may have been delivered in an earlier life.
     ///
     /// What is not away any more (purged meanwhile, say) is ignored.
-    pub(crate) fn bring_back(&mut self, messages: Vec<(Seq, Message)>, delivered_before: Seq) {
-        for (seq, message) in messages {
+    pub(crate) fn bring_back(
+        &mut self,
+        messages: Vec<(Seq, Message, Option<Wall>)>,
+        delivered_before: Seq,
+    ) {
+        for (seq, message, _) in messages {
             // What the log does not give although it was asked for is gone.
             while let Some(Stretch::Away(run)) = self.behind.front_mut()
                 && run.first < seq
@@ -400,13 +385,14 @@ impl Index {
                 continue;
             }
             let bytes = message.memory_bytes();
-            run.bytes = run.bytes.saturating_sub(bytes as u64);
+            let reckoned = run.bytes.min(bytes as u64);
+            run.bytes -= reckoned;
+            self.away_bytes -= octets(reckoned);
             self.away -= 1;
             self.drop_first_away(seq);
             self.bytes += bytes;
             self.unreturned_bytes += bytes;
-            let reckoned = bytes - message.body_len();
-            self.body_bytes = self.body_bytes.saturating_sub(reckoned);
+            self.body_bytes += message.body_len();
             self.fresh.push_back(Entry {
                 message,
                 seq,
@@ -422,11 +408,35 @@ impl Index {
     fn drop_first_away(&mut self, first: Seq) {
         if let Some(Stretch::Away(run)) = self.behind.front_mut() {
             if run.last == first {
+                self.away_bytes -= octets(run.bytes);
                 self.behind.pop_front();
             } else {
                 run.first = Seq(first.0 + 1);
             }
         }
+    }
+
+    /// Messages that are away.
+    pub(crate) fn away(&self) -> usize {
+        self.away
+    }
+
+    /// Whether a message waits and is away.
+    pub(crate) fn is_away(&self, seq: Seq) -> bool {
+        self.behind.is_away(seq)
+    }
+
+    /// A message that is away has left for good. Returns whether it was there.
+    pub(crate) fn drop_away(&mut self, seq: Seq) -> bool {
+        let Some(bytes) = self.behind.drop_away(seq) else {
+            return false;
+        };
+        self.away -= 1;
+        self.away_bytes -= octets(bytes);
+        if self.fresh.is_empty() {
+            self.advance();
+        }
+        true
     }
 
     /// The oldest place that was never delivered in this life, if there is one.
@@ -516,8 +526,13 @@ impl Index {
             .filter(|entry| !entry.is_gap())
             .map(|entry| entry.message.body_len())
             .sum();
-        assert!(bodies <= self.body_bytes);
-        assert!(self.away > 0 || bodies == self.body_bytes);
+        assert_eq!(bodies, self.body_bytes);
+        let away = |stretch: &Stretch| match stretch {
+            Stretch::Away(run) => octets(run.bytes),
+            Stretch::Here(_) => 0,
+        };
+        let away: usize = self.behind.iter().map(away).sum();
+        assert_eq!(away, self.away_bytes);
         assert_eq!(behind.len(), self.behind_here);
         assert_eq!(self.seqs().count(), self.len());
         if self.fresh.is_empty() {
@@ -533,8 +548,8 @@ fn places_in(run: &Run) -> usize {
     usize::try_from(run.last.0 - run.first.0 + 1).unwrap_or(usize::MAX)
 }
 
-fn body_bytes_of(run: &Run) -> usize {
-    usize::try_from(run.bytes).unwrap_or(usize::MAX)
+fn octets(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 fn memory_of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> usize {

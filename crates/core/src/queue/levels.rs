@@ -8,13 +8,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::ids::Seq;
+use crate::ids::{Seq, Wall};
 use crate::log::Run;
 use crate::message::Message;
 use crate::queue::index::{Entry, Index};
 
 /// Priorities in use up to which one that is empty keeps its memory for the next message.
 const KEPT_LEVELS: usize = 16;
+
+/// The one level of a queue without priorities.
+const PLAIN: u8 = 0;
 
 /// The ready messages of a queue.
 #[derive(Debug, Default)]
@@ -51,6 +54,7 @@ struct Level {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 struct Totals {
     len: usize,
+    away: usize,
     bytes: usize,
     unreturned_bytes: usize,
     body_bytes: usize,
@@ -185,11 +189,6 @@ impl Ready {
         }
     }
 
-    /// Whether there is a message whose turn it is and it is away.
-    pub(crate) fn front_is_away(&self) -> bool {
-        self.front().is_none() && !self.is_empty()
-    }
-
     /// Takes the message whose turn it is; None if there is none, or if it is away.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Entry> {
@@ -236,16 +235,25 @@ impl Ready {
 
     /// Lets go of messages that the log has, up to `through`, but for the first `keep` octets; see
     /// [`Index::page_out`]. With priorities it is what [`Ready::note_recorded`] was told of.
-    pub(crate) fn page_out(&mut self, through: Seq, keep: usize) -> Vec<Message> {
+    ///
+    /// Calls with each, and its level.
+    pub(crate) fn page_out(
+        &mut self,
+        through: Seq,
+        keep: usize,
+        mut each: impl FnMut(u8, Seq, &Message),
+    ) -> Vec<Message> {
         let Some(levels) = &mut self.levels else {
-            return self.plain.page_out(through, keep);
+            let each = |seq, message: &Message| each(PLAIN, seq, message);
+            return self.plain.page_out(through, keep, each);
         };
         let (mut gone, mut keep) = (Vec::new(), keep);
         let keys: Vec<u8> = levels.occupied().collect();
         for key in keys {
             levels.at(key, |level| {
                 let through = Seq::in_level(key, level.recorded);
-                gone.append(&mut level.index.page_out(through, keep));
+                let each = |seq, message: &Message| each(key, seq, message);
+                gone.append(&mut level.index.page_out(through, keep, each));
                 keep = keep.saturating_sub(level.index.unreturned_bytes());
             });
         }
@@ -270,6 +278,65 @@ impl Ready {
         None
     }
 
+    /// The places to ask back of one level, if what comes first there is away.
+    pub(crate) fn wanted_of(&self, level: u8, plenty: usize) -> Option<(Seq, Seq)> {
+        let index = self.of_level(level)?;
+        let front_is_away = index.front().is_none();
+        index.wanted(plenty).filter(|_| front_is_away)
+    }
+
+    /// What a place is kept under: each level is in order of arrival.
+    pub(crate) fn level_of(&self, seq: Seq) -> u8 {
+        self.levels.as_ref().map_or(PLAIN, |levels| levels.key(seq))
+    }
+
+    /// Messages of a level that are away.
+    pub(crate) fn away_of(&self, level: u8) -> usize {
+        self.of_level(level).map_or(0, Index::away)
+    }
+
+    /// Levels that have messages that are away.
+    pub(crate) fn levels_away(&self) -> Vec<u8> {
+        match &self.levels {
+            None if self.plain.away() > 0 => vec![PLAIN],
+            None => Vec::new(),
+            Some(levels) if levels.totals.away == 0 => Vec::new(),
+            Some(levels) => {
+                let has_away = |&level: &u8| self.away_of(level) > 0;
+                levels.occupied().filter(has_away).collect()
+            }
+        }
+    }
+
+    fn of_level(&self, level: u8) -> Option<&Index> {
+        match &self.levels {
+            None => Some(&self.plain),
+            Some(levels) => levels.levels.get(&level).map(|level| &level.index),
+        }
+    }
+
+    /// Messages that are away.
+    pub(crate) fn away(&self) -> usize {
+        match &self.levels {
+            None => self.plain.away(),
+            Some(levels) => levels.totals.away,
+        }
+    }
+
+    /// Whether a message waits and is away.
+    pub(crate) fn is_away(&self, seq: Seq) -> bool {
+        let index = self.of_level(self.level_of(seq));
+        index.is_some_and(|index| index.is_away(seq))
+    }
+
+    /// A message that is away has left for good. Returns whether it was there.
+    pub(crate) fn drop_away(&mut self, seq: Seq) -> bool {
+        match &mut self.levels {
+            None => self.plain.drop_away(seq),
+            Some(levels) => levels.at(levels.key(seq), |level| level.index.drop_away(seq)),
+        }
+    }
+
     /// The first place that is away, of those with the priority of this place.
     pub(crate) fn first_away(&self, of: Seq) -> Option<Seq> {
         match &self.levels {
@@ -279,7 +346,11 @@ impl Ready {
     }
 
     /// Takes in messages that come back from the log, in order; see [`Index::bring_back`].
-    pub(crate) fn bring_back(&mut self, messages: Vec<(Seq, Message)>, delivered_before: Seq) {
+    pub(crate) fn bring_back(
+        &mut self,
+        messages: Vec<(Seq, Message, Option<Wall>)>,
+        delivered_before: Seq,
+    ) {
         let Some(levels) = &mut self.levels else {
             return self.plain.bring_back(messages, delivered_before);
         };
@@ -287,7 +358,7 @@ impl Ready {
         while let Some(first) = messages.next() {
             let of = first.0;
             let mut of_level = vec![first];
-            while let Some(message) = messages.next_if(|(seq, _)| seq.level() == of.level()) {
+            while let Some(message) = messages.next_if(|(seq, ..)| seq.level() == of.level()) {
                 of_level.push(message);
             }
             let before = Seq::in_level(of.level(), delivered_before.number());
@@ -432,6 +503,7 @@ impl Totals {
     fn of(index: &Index) -> Self {
         Self {
             len: index.len(),
+            away: index.away(),
             bytes: index.bytes(),
             unreturned_bytes: index.unreturned_bytes(),
             body_bytes: index.body_bytes(),
@@ -440,6 +512,7 @@ impl Totals {
 
     fn add(&mut self, other: Self) {
         self.len += other.len;
+        self.away += other.away;
         self.bytes += other.bytes;
         self.unreturned_bytes += other.unreturned_bytes;
         self.body_bytes += other.body_bytes;
@@ -447,6 +520,7 @@ impl Totals {
 
     fn subtract(&mut self, other: Self) {
         self.len -= other.len;
+        self.away -= other.away;
         self.bytes -= other.bytes;
         self.unreturned_bytes -= other.unreturned_bytes;
         self.body_bytes -= other.body_bytes;

@@ -38,6 +38,10 @@ pub(crate) struct Logged {
     pub(crate) failed_fetches: u32,
     /// Messages were asked back and have not come yet.
     pub(crate) fetching: bool,
+    /// The first of what was asked back last, unless that is `reading_dying`.
+    pub(crate) asked: Seq,
+    /// What was asked back is not the next in line but these: they are to be dead-lettered.
+    pub(crate) reading_dying: Vec<Seq>,
     /// Channels whose `basic.get` waits for a message that is not to be had right now.
     pub(crate) waiting: Vec<ChannelKey>,
 }
@@ -56,6 +60,8 @@ impl Logged {
             page_out_from: 0,
             failed_fetches: 0,
             fetching: false,
+            asked: Seq(0),
+            reading_dying: Vec::new(),
             waiting: Vec::new(),
         }
     }

@@ -6,6 +6,7 @@ pub(crate) mod index;
 pub(crate) mod levels;
 pub(crate) mod logged;
 pub(crate) mod rules;
+pub(crate) mod stretches;
 
 use std::sync::Arc;
 

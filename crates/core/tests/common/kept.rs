@@ -1,36 +1,52 @@
-//! A log that keeps messages and gives them back.
+//! A log in a few lines: what it would give back, and what a restart would find.
 
 use std::collections::BTreeMap;
 
-use leveret_core::log::{Fetched, RecoveredQueue, Run};
-use leveret_core::{Fact, Input, Message, QueueNumber, Seq};
+use leveret_core::log::{Fetched, Recovered, RecoveredQueue, Run};
+use leveret_core::{Fact, Input, Limits, Lsn, Message, Now, QueueNumber, Record, Seq, Wall};
 
 use super::BrokerTest;
 
-/// What the log has of the messages.
-#[derive(Default)]
-pub(crate) struct Kept(pub(crate) BTreeMap<(QueueNumber, Seq), Message>);
+/// What the log has of queues and messages.
+#[derive(Clone, Default)]
+pub(crate) struct Kept {
+    last: Lsn,
+    queues: BTreeMap<QueueNumber, (Fact, Seq)>,
+    pub(crate) messages: BTreeMap<(QueueNumber, Seq), (Message, Wall)>,
+}
 
 impl Kept {
     pub(crate) fn take_in(&mut self, t: &mut BrokerTest) {
-        for fact in t.facts() {
-            self.apply(fact);
+        for record in std::mem::take(&mut t.records) {
+            let Record { lsn, fact } = record;
+            self.last = lsn;
+            self.apply(lsn, fact);
         }
     }
 
-    pub(crate) fn apply(&mut self, fact: Fact) {
+    fn apply(&mut self, lsn: Lsn, fact: Fact) {
         match fact {
+            Fact::QueueDeclared { .. } => {
+                self.queues.insert(QueueNumber(lsn.0), (fact, Seq(0)));
+            }
             Fact::Published {
-                message, places, ..
+                message,
+                places,
+                at,
+                ..
             } => {
                 for place in places {
-                    self.0.insert(place, message.clone());
+                    self.messages.insert(place, (message.clone(), at));
+                    if let Some((_, last)) = self.queues.get_mut(&place.0) {
+                        *last = Seq(place.1.number()).max(*last);
+                    }
                 }
             }
             Fact::Settled { queue, seq } => {
-                self.0.remove(&(queue, seq));
+                let gone = self.messages.remove(&(queue, seq));
+                assert!(gone.is_some(), "{seq} is settled twice");
             }
-            Fact::Together(facts) => facts.into_iter().for_each(|fact| self.apply(fact)),
+            Fact::Together(facts) => facts.into_iter().for_each(|fact| self.apply(lsn, fact)),
             _ => {}
         }
     }
@@ -47,13 +63,13 @@ impl Kept {
         };
         let wanted = (fetch.number, fetch.first)..=(fetch.number, fetch.last);
         let (mut messages, mut bytes) = (Vec::new(), 0);
-        for ((_, seq), message) in self.0.range(wanted) {
+        for ((_, seq), (message, at)) in self.messages.range(wanted) {
             // As the log does: what is too much does not come, unless it is the first.
             bytes += message.block().len();
             if bytes > fetch.bytes_max && !messages.is_empty() {
                 break;
             }
-            messages.push((*seq, message.clone()));
+            messages.push((*seq, message.clone(), Some(*at)));
         }
         t.step(Input::Fetched(Fetched {
             queue: fetch.queue,
@@ -65,24 +81,45 @@ impl Kept {
 
     /// What a start finds of this queue.
     pub(crate) fn recovered(&self, number: QueueNumber) -> RecoveredQueue {
-        let places: Vec<Seq> = self
-            .0
-            .keys()
-            .filter(|at| at.0 == number)
-            .map(|at| at.1)
-            .collect();
+        let all = (number, Seq(0))..=(number, Seq(u64::MAX));
+        let messages = self.messages.range(all);
+        let last = messages
+            .clone()
+            .map(|((_, seq), _)| Seq(seq.number()))
+            .max();
+        let runs = messages.clone().map(|((_, seq), (message, _))| Run {
+            first: *seq,
+            last: *seq,
+            bytes: message.memory_bytes() as u64,
+        });
+        let expiring = messages.filter_map(|((_, seq), (message, at))| {
+            Some((*seq, Wall(at.0 + message.expiration_ms()?)))
+        });
         RecoveredQueue {
             number,
-            last: places.last().copied().unwrap_or_default(),
+            last: last.unwrap_or_default(),
             delivered_through: Seq(0),
-            runs: places
-                .into_iter()
-                .map(|seq| Run {
-                    first: seq,
-                    last: seq,
-                    bytes: 100,
-                })
-                .collect(),
+            runs: runs.collect(),
+            expiring: expiring.collect(),
         }
+    }
+
+    /// A broker that starts with what is kept.
+    pub(crate) fn restart(&self, now: Now, limits: Limits) -> BrokerTest {
+        let queues = self
+            .queues
+            .iter()
+            .map(|(&number, &(_, last))| RecoveredQueue {
+                last,
+                ..self.recovered(number)
+            });
+        let definitions = self.queues.iter();
+        let definitions = definitions.map(|(number, (fact, _))| (Lsn(number.0), fact.clone()));
+        let recovered = Recovered {
+            last: self.last,
+            definitions: definitions.collect(),
+            queues: queues.collect(),
+        };
+        BrokerTest::recovered_with(recovered, now, limits).expect("it makes sense")
     }
 }

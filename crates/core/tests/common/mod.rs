@@ -51,7 +51,7 @@ pub(crate) struct BrokerTest {
     pub(crate) reading: Vec<(ConnectionId, bool)>,
     /// Messages the broker has asked back.
     pub(crate) fetches: Vec<Fetch>,
-    records: Vec<Record>,
+    pub(crate) records: Vec<Record>,
     /// Names of the durable queues whose facts were looked at.
     pub(crate) queue_numbers: BTreeMap<QueueNumber, String>,
     last: Lsn,
@@ -65,6 +65,12 @@ pub(crate) struct BrokerTest {
     deliveries: Vec<(Chan, u64, Message)>,
     slow: BTreeMap<ConnectionId, usize>,
 }
+
+/// When tests begin.
+pub(crate) const START: Now = Now {
+    mono: Mono(1_000),
+    wall: Wall(1_700_000_000_000),
+};
 
 impl BrokerTest {
     pub(crate) fn new() -> Self {
@@ -82,14 +88,25 @@ impl BrokerTest {
 
     /// A broker that starts with what a log has kept.
     pub(crate) fn recovered(recovered: Recovered) -> Result<Self, LogError> {
+        Self::recovered_with(recovered, START, Limits::default())
+    }
+
+    /// The same at this time, with these limits.
+    pub(crate) fn recovered_with(
+        recovered: Recovered,
+        now: Now,
+        limits: Limits,
+    ) -> Result<Self, LogError> {
         let options = Options {
             vhost: Arc::from("/"),
             seed: [8; 32],
-            limits: Limits::default(),
+            limits,
         };
         let last = recovered.last;
-        let broker = Broker::recover(options, recovered)?;
-        Ok(Self::over(broker, last))
+        let broker = Broker::recover(options, recovered, now)?;
+        let mut t = Self::over(broker, last);
+        t.now = now;
+        Ok(t)
     }
 
     fn over(broker: Broker, last: Lsn) -> Self {
@@ -104,10 +121,7 @@ impl BrokerTest {
             queue_numbers: BTreeMap::new(),
             last,
             fx: Effects::new(),
-            now: Now {
-                mono: Mono(1_000),
-                wall: Wall(1_700_000_000_000),
-            },
+            now: START,
             ids: SlotMap::with_key(),
             numbers: BTreeMap::new(),
             tags: BTreeMap::new(),
@@ -157,6 +171,7 @@ impl BrokerTest {
     /// Lets time pass without a tick.
     pub(crate) fn wait_ms(&mut self, ms: u64) {
         self.now.mono = self.now.mono.plus_ms(ms);
+        self.now.wall.0 += ms;
     }
 
     /// Plays the server: takes the effects, tells of what was written and what is safe.
@@ -382,6 +397,7 @@ impl BrokerTest {
 
     pub(crate) fn pass_ms(&mut self, ms: u64) {
         self.now.mono = self.now.mono.plus_ms(ms);
+        self.now.wall.0 += ms;
         if self
             .broker
             .next_timer()

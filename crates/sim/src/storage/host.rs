@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use leveret_core::ids::QueueId;
 use leveret_core::log::{Fetch, Recovered};
-use leveret_core::{Fact, Lsn, Message, QueueNumber, Record, Seq};
+use leveret_core::{Fact, Lsn, Message, QueueNumber, Record, Seq, Wall};
 use leveret_store::{Log, Opened, Options, Reader, Staged, StoreError, VhostNumber};
 
 use super::disk::SimDisk;
@@ -393,7 +393,7 @@ impl Host {
         &self,
         vhost: usize,
         fetch: &Fetch,
-        messages: &[(Seq, Message)],
+        messages: &[(Seq, Message, Option<Wall>)],
     ) -> Result<Option<u64>, String> {
         let none = BTreeMap::new();
         let of = |states: &super::model::States| -> BTreeMap<u64, Message> {
@@ -404,7 +404,7 @@ impl Host {
         };
         let (safe, now) = (of(&self.model.safe), of(&self.model.now));
         let (mut end, mut bytes) = (0, 0);
-        for (seq, message) in messages {
+        for (seq, message, _) in messages {
             if seq.0 <= end {
                 return Err(format!("fetched {seq} after {end}"));
             }
@@ -418,7 +418,7 @@ impl Host {
                 Some(_) => {}
             }
         }
-        let fetched = |seq: &u64| messages.binary_search_by_key(seq, |(s, _)| s.0).is_ok();
+        let fetched = |seq: &u64| messages.binary_search_by_key(seq, |(s, ..)| s.0).is_ok();
         let expected = safe.keys().filter(|seq| now.contains_key(seq));
         let mut missing = expected.filter(|seq| !fetched(seq));
         match missing.next() {

@@ -164,6 +164,9 @@ fn runs(queue: &RecoveredQueue) -> Vec<(u64, u64)> {
     runs.map(|run| (run.first.0, run.last.0)).collect()
 }
 
+/// Octets of the time of arrival.
+const TIME_BYTES: usize = 6;
+
 /// Changes octets of a message on the disk of a run, and the sum over them so that it fits. To a
 /// log this is what damage is to one that checks no sums. Says what comes of it.
 ///
@@ -188,6 +191,7 @@ pub fn rot_with_sum(seed: u64) -> Result<Tally, String> {
                 .collect();
             for at in places {
                 let last = at + block.len() - 1;
+                let at = at - TIME_BYTES; // before the block
                 content[last] ^= 0x20;
                 host.disk.rot(&name, last as u64, 0x20);
                 let number = u64::from_str_radix(&name[..16], 16).unwrap_or_default();

@@ -109,7 +109,7 @@ pub(crate) fn bodies(
     assert_eq!(fetched.error, None);
     let bodies = fetched.messages.iter();
     bodies
-        .map(|(seq, message)| (seq.0, String::from_utf8_lossy(message.body()).into_owned()))
+        .map(|(seq, message, _)| (seq.0, String::from_utf8_lossy(message.body()).into_owned()))
         .collect()
 }
 
