@@ -184,17 +184,15 @@ impl State {
     ) {
         let loc = loc(body, places.clone(), place);
         for (queue, seq) in places {
-            let Some(queue) = self.queue(vhost, queue) else {
+            let Some(queue) = self
+                .find(vhost, queue)
+                .and_then(|at| self.queues.get_mut(at))
+            else {
                 continue;
             };
             queue.last = queue.last.max(Seq(seq).number());
             cut_out(&mut queue.missing, seq, seq);
-            queue.note_expiring(seq, body.expires);
-            let before = queue.messages.insert(seq, loc);
-            burden(&mut self.segments, loc);
-            if let Some(before) = before {
-                lighten(&mut self.segments, before);
-            }
+            queue.put(seq, loc, body.expires, &mut self.segments);
         }
     }
 
@@ -209,19 +207,17 @@ impl State {
     ) {
         let loc = loc(body, places.clone(), place);
         for (queue, seq) in places {
-            let Some(queue) = self.queue(vhost, queue) else {
+            let Some(queue) = self
+                .find(vhost, queue)
+                .and_then(|at| self.queues.get_mut(at))
+            else {
                 continue;
             };
             let lives = cut_out(&mut queue.missing, seq, seq) || queue.messages.get(seq).is_some();
             if !lives {
                 continue;
             }
-            queue.note_expiring(seq, body.expires);
-            let before = queue.messages.insert(seq, loc);
-            burden(&mut self.segments, loc);
-            if let Some(before) = before {
-                lighten(&mut self.segments, before);
-            }
+            queue.put(seq, loc, body.expires, &mut self.segments);
         }
     }
 
@@ -331,9 +327,20 @@ impl State {
 }
 
 impl Queue {
-    fn note_expiring(&mut self, seq: u64, expires: Option<u64>) {
+    /// A message is here from now on, and nowhere else.
+    fn put(
+        &mut self,
+        seq: u64,
+        loc: Loc,
+        expires: Option<u64>,
+        segments: &mut BTreeMap<u32, Segment>,
+    ) {
         if let Some(expires) = expires {
             self.expiring.insert(seq, expires);
+        }
+        burden(segments, loc);
+        if let Some(before) = self.messages.insert(seq, loc) {
+            lighten(segments, before);
         }
     }
 

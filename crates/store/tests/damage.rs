@@ -213,7 +213,13 @@ fn a_file_that_is_there_as_a_segment_and_as_a_free_one_is_used_once() {
         let name = format!("00000000000000{name}");
         fs::write(directory.path().join(name), content).expect("written");
     }
-    let mut one = One::open(directory.path());
+    let opened = open(directory.path()).expect("a log that opens");
+    let free = contents(directory.path());
+    let free = free
+        .iter()
+        .filter(|(path, _)| path.extension().is_some_and(|e| e == "free"));
+    assert_eq!(opened.log.counts().spares, free.count() as u64);
+    let mut one = One::with(opened.log);
     let q = one.declare("q");
     let body = "x".repeat(1_000);
     for seq in 1..=500 {
