@@ -27,6 +27,12 @@ use crate::record::bodies_of;
 /// While there is no room, it is tried again this often at least.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
+/// There is hardly room when what is left is this many times what was staged at once, and a part of
+/// a segment: so what comes while publishers are being stopped can be written, and nothing that
+/// others wait for has to wait behind it.
+const STAGED_AHEAD: u64 = 2;
+const SEGMENT_PART_AHEAD: u64 = 4;
+
 /// Octets that a record counts for beside its messages.
 const RECORD_BYTES: u64 = size_of::<Record>() as u64;
 
@@ -99,6 +105,7 @@ impl Store {
     /// As for [`Log::open`]; `Io` if there can be no more threads.
     pub fn open<D: Disk>(disk: D, options: Options) -> Result<Self, StoreError> {
         let begun = Instant::now();
+        let segment_bytes = options.segment_bytes;
         let Opened {
             log, cut, messages, ..
         } = Log::open(disk, options)?;
@@ -124,6 +131,8 @@ impl Store {
             vhosts: Vec::new(),
             batch: Vec::new(),
             bytes: 0,
+            committed: 0,
+            segment_bytes,
             is_full: false,
         };
         let committing = spawn("log").spawn(move || committer.run());
@@ -287,6 +296,9 @@ struct Committer<D: Disk> {
     batch: Vec<Staged>,
     /// Octets of it.
     bytes: u64,
+    /// Octets of what has just become safe.
+    committed: u64,
+    segment_bytes: u64,
     is_full: bool,
 }
 
@@ -339,6 +351,7 @@ impl<D: Disk> Committer<D> {
         let mut more = true;
         loop {
             let taken = self.take(more);
+            self.committed = 0;
             if self.is_stuck() || self.batch.iter().any(|staged| !staged.records.is_empty()) {
                 self.commit()?;
             }
@@ -350,15 +363,30 @@ impl<D: Disk> Committer<D> {
                 return Ok(());
             }
             more = self.log.housekeep()?;
-            if self.is_full && !self.is_stuck() && self.log.has_room()? {
-                self.is_full = false;
-                self.report_full();
-            }
+            self.watch_room()?;
             if taken.is_closing && !more {
                 return Err(StoreError::Full);
             }
             self.shared.metrics.counted(&self.log.counts());
         }
+    }
+
+    /// Has publishers stopped while there is still room for what they have sent until then.
+    fn watch_room(&mut self) -> Result<(), StoreError> {
+        if self.is_stuck() {
+            return Ok(());
+        }
+        let staged = self.committed + self.shared.staged_bytes.load(Relaxed);
+        let ahead = STAGED_AHEAD * staged + self.segment_bytes / SEGMENT_PART_AHEAD;
+        let left = self.log.room_left()?;
+        if !self.is_full && left < ahead {
+            self.is_full = true;
+            self.report_full();
+        } else if self.is_full && left >= 2 * ahead && self.log.has_room()? {
+            self.is_full = false;
+            self.report_full();
+        }
+        Ok(())
     }
 
     /// Whether something was taken that could not be written.
@@ -496,7 +524,7 @@ impl<D: Disk> Committer<D> {
             }
         }
         self.shared.staged_bytes.fetch_sub(self.bytes, Relaxed);
-        self.bytes = 0;
+        self.committed = std::mem::take(&mut self.bytes);
     }
 
     /// There is no room: settles of messages that are in the log go first. Their vhost hears of

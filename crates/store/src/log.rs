@@ -278,6 +278,17 @@ impl<D: Disk> Log<D> {
         asked.map_err(|error| StoreError::io("ask for free space", &error))
     }
 
+    /// Octets of records that can be taken before it is `Full`; what is lost where they do not
+    /// fit into the end of a segment comes off it. Asks the disk.
+    ///
+    /// # Errors
+    /// `Io` if it cannot be asked.
+    pub fn room_left(&self) -> Result<u64, StoreError> {
+        let rest = self.writer.as_ref().map_or(0, Writer::room);
+        let asked = self.room.left(rest);
+        asked.map_err(|error| StoreError::io("ask for free space", &error))
+    }
+
     /// What the log has done since it was opened.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -69,6 +69,20 @@ impl<D: Disk> Room<D> {
         Ok(free >= self.free_bytes_min.saturating_add(missing))
     }
 
+    /// Octets of records that can be taken, messages too, `rest` of which fit into the segment at
+    /// hand. What does not fit into the end of a segment is lost of it.
+    pub(crate) fn left(&self, rest: u64) -> io::Result<u64> {
+        let free = self.disk.free_bytes()?;
+        let more = free.checked_sub(self.free_bytes_min);
+        let spares = self.spares.len() as u64;
+        let files = spares + more.unwrap_or(0) / self.segment_bytes.max(1);
+        Ok(match files.checked_sub(RESERVE as u64) {
+            None => 0,
+            Some(_) if more.is_none() => rest,
+            Some(files) => files.saturating_mul(self.capacity()).saturating_add(rest),
+        })
+    }
+
     /// Sets files apart so that records of these sizes can be written, `rest` octets of which fit
     /// into the segment at hand.
     ///

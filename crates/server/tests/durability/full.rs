@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use leveret_codec::{BasicAck, BasicConsume, BasicQos, ConfirmSelect, Method};
+use leveret_codec::{BasicAck, BasicConsume, BasicQos, ConfirmSelect, Method, QueueDelete};
 
 use crate::common::short;
 use crate::link::{How, Link, durable_queue, existing_queue};
@@ -47,6 +47,7 @@ fn body(n: u32) -> Vec<u8> {
 fn fill(link: &mut Link) -> (u32, BTreeSet<u32>) {
     let mut confirmed = BTreeSet::new();
     link.call(durable_queue("q")).unwrap();
+    link.call(durable_queue("other")).unwrap();
     link.call(ConfirmSelect::default()).unwrap();
     for n in 0.. {
         link.publish("", "q", How::Persistent, &body(n));
@@ -123,6 +124,13 @@ fn a_full_disk_stops_publishers_and_nobody_else() {
     let process = Process::start(&place.data());
     let (published, confirmed) = fill(&mut process.link());
     assert!(confirmed.len() > 1_000, "{}", confirmed.len());
+    // Nobody else has to wait, even before anything is settled.
+    let delete = QueueDelete {
+        queue: short("other"),
+        ..QueueDelete::default()
+    };
+    let answer = process.link().call(delete).unwrap();
+    assert!(matches!(answer, Method::QueueDeleteOk(_)), "{answer:?}");
     // Settles go on.
     let mut taken = BTreeSet::new();
     let mut link = consumer(process.address());

@@ -188,6 +188,11 @@ impl Host {
         let records: u64 = batch.iter().map(|(_, records)| records.len() as u64).sum();
         self.say(|| format!("writes {records} records: {}", summary(&batch)));
         let log = self.running()?;
+        let left = log
+            .room_left()
+            .map_err(|e| Trouble::Wrong(format!("room: {e}")))?;
+        let fits = is_sure_to_fit(&staged, left, self.options.segment_bytes);
+        let log = self.running()?;
         match log.write(staged) {
             Ok(()) => {
                 self.count("records", records);
@@ -197,6 +202,9 @@ impl Host {
                 }
                 Ok(Taken::Written)
             }
+            Err(StoreError::Full) if fits && !self.disk.has_failed() => Err(Trouble::Wrong(
+                format!("full, though there was room for {left} octets"),
+            )),
             Err(StoreError::Full) => {
                 self.say(|| "full".to_owned());
                 self.count("full", 1);
@@ -508,4 +516,30 @@ fn short(fact: &Fact) -> String {
         Fact::Unbound(b) => format!("-{}>{}", b.source, b.destination),
         Fact::Noted(n) => format!("note {:?} {}", n.key, n.value.is_some()),
     }
+}
+
+/// Whether records need so little of the room that is left that what is lost at the ends of segments
+/// is no matter.
+fn is_sure_to_fit(staged: &[Staged], left: u64, segment_bytes: u64) -> bool {
+    let octets = |record: &Record| match &record.fact {
+        Fact::Together(facts) => facts.iter().map(octets_of).sum(),
+        fact => octets_of(fact),
+    };
+    let records = staged.iter().flat_map(|part| &part.records);
+    let records: Vec<u64> = records.map(octets).collect();
+    let longest = records.iter().max().copied().unwrap_or(0);
+    4 * records.iter().sum::<u64>() <= left && longest <= segment_bytes / 4
+}
+
+/// More than a record of this takes.
+fn octets_of(fact: &Fact) -> u64 {
+    const BESIDE: u64 = 256;
+    BESIDE
+        + match fact {
+            Fact::Published {
+                message, places, ..
+            } => message.block().len() as u64 + 20 * places.len() as u64,
+            Fact::Purged { places, .. } => 20 * places.len() as u64,
+            _ => 0,
+        }
 }
