@@ -110,6 +110,11 @@ impl Broker {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn of(vhost: Vhost) -> Self {
+        Self { vhost }
+    }
+
     /// A vhost as its log knows it. From `now` on its queues are unused; what has expired while
     /// it was away goes with the first tick.
     ///
@@ -129,6 +134,7 @@ impl Broker {
     pub fn handle(&mut self, now: Now, input: Input, fx: &mut Effects) {
         let vhost = &mut self.vhost;
         vhost.now = now;
+        vhost.fold(fx); // of a commit that panicked
         match input {
             Input::Commands(connection, commands) => {
                 let commands = &mut commands.into_iter();
@@ -165,6 +171,7 @@ impl Broker {
         fx: &mut Effects,
     ) {
         self.vhost.now = now;
+        self.vhost.fold(fx);
         self.vhost.commands(connection, commands, budget, fx);
         self.vhost.end_turn(fx);
     }
@@ -175,6 +182,7 @@ impl Broker {
     /// [`Broker::handle`] with [`Input::Tick`] is the same without a budget.
     pub fn tick(&mut self, now: Now, budget: u64, fx: &mut Effects) {
         self.vhost.now = now;
+        self.vhost.fold(fx);
         self.vhost.tick(budget, fx);
         self.vhost.end_turn(fx);
     }

@@ -212,6 +212,7 @@ impl Vhost {
             if self.connections.get(id).is_none_or(|c| c.closing) {
                 return;
             }
+            self.work += 1;
             self.obey(id, command, fx);
         }
         self.update_reading(id, fx);

@@ -81,6 +81,8 @@ pub(crate) struct Vhost {
     /// Number of the last record, and of the last one known to be safe.
     pub(crate) lsn: Lsn,
     pub(crate) durable: Lsn,
+    /// A commit is being carried out: where its records begin, and the last before them.
+    pub(crate) folding: Option<(usize, Lsn)>,
     /// Channels with publishes to confirm at the end of the turn.
     pub(crate) confirming: Vec<ChannelKey>,
     /// Channels whose confirms wait for the log.
@@ -136,6 +138,7 @@ impl Vhost {
             work: 0,
             lsn: Lsn(0),
             durable: Lsn(0),
+            folding: None,
             confirming: Vec::new(),
             confirms_waiting: Vec::new(),
             defined: Lsn(0),

@@ -170,3 +170,24 @@ fn a_queue_that_is_used_while_others_expire_before_it_stays() {
     t.pass_ms(1_000);
     assert_eq!(t.broker.totals().queues, 0, "its timer is set again");
 }
+
+/// Once they were free of charge, however many had come while their channel waited.
+#[test]
+fn commands_that_waited_count_when_they_are_obeyed() {
+    const MANY: usize = 1_000;
+    let mut t = BrokerTest::new();
+    let ch = t.client();
+    t.log = common::Log::Held;
+    let declare = leveret_codec::QueueDeclare {
+        durable: true,
+        ..queue_declare("d")
+    };
+    t.method(ch, declare);
+    for _ in 0..MANY {
+        t.method(ch, leveret_codec::BasicQos::default());
+    }
+    assert_eq!(t.heard(ch).len(), 0, "it waits");
+    let cost = cost(&mut t, BrokerTest::sync);
+    assert!(cost >= MANY as u64, "{cost}");
+    assert_eq!(t.heard(ch).len(), MANY + 1);
+}

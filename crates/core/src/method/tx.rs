@@ -7,6 +7,7 @@ use crate::channel::transaction::Transaction;
 use crate::connection::Origin;
 use crate::effect::Effects;
 use crate::error::AmqpError;
+use crate::ids::Lsn;
 use crate::method::publish::Fate;
 use crate::record::Fact;
 use crate::vhost::Vhost;
@@ -41,8 +42,7 @@ impl Vhost {
     /// message, while everything else holds.
     pub(super) fn tx_commit(&mut self, from: Origin, fx: &mut Effects) -> Result<(), AmqpError> {
         let tx = self.take_transaction(from)?;
-        let first = fx.records.len();
-        let lsn = self.lsn;
+        self.folding = Some((fx.records.len(), self.lsn));
         let mut refused = false;
         for publish in tx.publishes {
             if let Some(due) = publish.due {
@@ -62,26 +62,34 @@ impl Vhost {
             self.settle(from.key, settle.deliveries, settle.outcome, fx);
         }
         self.bury(fx);
-        if fx.records.len() > first {
-            let together = |fact| match fact {
-                Fact::Together(facts) => facts,
-                fact => vec![fact],
-            };
-            let records = fx.records.drain(first..);
-            let facts: Vec<Fact> = records.flat_map(|record| together(record.fact)).collect();
-            self.lsn = lsn;
-            let due = self.record(Fact::Together(facts), fx);
-            self.folded_into(due);
-            if !refused {
-                self.answer(from, due, TxCommitOk {}, fx);
-            }
-        } else if !refused {
-            fx.method(from.connection, from.number, TxCommitOk {});
+        match self.fold(fx) {
+            Some(due) if !refused => self.answer(from, due, TxCommitOk {}, fx),
+            None if !refused => fx.method(from.connection, from.number, TxCommitOk {}),
+            _ => {}
         }
         if refused {
             return Err(AmqpError::precondition_failed("partial tx completion"));
         }
         Ok(())
+    }
+
+    /// Makes one record of all since a commit began, if there are any: also if it did not come to
+    /// its end, so that no part of it is ever found without the rest.
+    pub(crate) fn fold(&mut self, fx: &mut Effects) -> Option<Lsn> {
+        let (first, lsn) = self.folding.take()?;
+        if fx.records.len() <= first {
+            return None;
+        }
+        let together = |fact| match fact {
+            Fact::Together(facts) => facts,
+            fact => vec![fact],
+        };
+        let records = fx.records.drain(first..);
+        let facts: Vec<Fact> = records.flat_map(|record| together(record.fact)).collect();
+        self.lsn = lsn;
+        let due = self.record(Fact::Together(facts), fx);
+        self.folded_into(due);
+        Some(due)
     }
 
     /// `tx.rollback` (90, 30): publishes are forgotten, deliveries are unsettled as before.
@@ -111,5 +119,42 @@ impl Vhost {
                 "channel is not transactional",
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::broker::{Broker, Limits, Options};
+    use crate::effect::Effects;
+    use crate::ids::{Lsn, Now, QueueNumber, Seq};
+    use crate::input::Input;
+    use crate::record::Fact;
+    use crate::vhost::Vhost;
+
+    /// Once its records were written as they stood when it panicked, each by itself.
+    #[test]
+    fn a_commit_that_panics_leaves_one_record() {
+        let mut vhost = Vhost::new(Options {
+            vhost: Arc::from("/"),
+            seed: [7; 32],
+            limits: Limits::default(),
+        });
+        let mut fx = Effects::new();
+        let settled = |seq| Fact::Settled {
+            queue: QueueNumber(1),
+            seq: Seq(seq),
+        };
+        vhost.record(settled(1), &mut fx);
+        vhost.folding = Some((fx.records.len(), vhost.lsn));
+        vhost.record(settled(2), &mut fx);
+        vhost.record(settled(3), &mut fx);
+        // Here it panics; whatever is next tidies up first.
+        let mut broker = Broker::of(vhost);
+        broker.handle(Now::default(), Input::Retire, &mut fx);
+        let records: Vec<_> = fx.records.drain(..).map(|r| (r.lsn, r.fact)).collect();
+        let together = Fact::Together(vec![settled(2), settled(3)]);
+        assert_eq!(records, [(Lsn(1), settled(1)), (Lsn(2), together)]);
     }
 }
