@@ -79,6 +79,11 @@ pub struct Registry {
     pub(crate) clock: Wall,
 }
 
+/// The schedule in a slot, while the rest of the registry is at hand as well.
+fn in_slot(slots: &mut [Option<Box<Schedule>>], slot: Slot) -> Option<&mut Schedule> {
+    slots.get_mut(slot as usize)?.as_deref_mut()
+}
+
 /// A clock that goes back less than this is only being kept right.
 const CLOCK_BACK_MS: u64 = 1_000;
 
@@ -129,16 +134,12 @@ impl Registry {
     }
 
     pub(crate) fn schedule_mut(&mut self, slot: Slot) -> Option<&mut Schedule> {
-        self.slots.get_mut(slot as usize)?.as_deref_mut()
+        in_slot(&mut self.slots, slot)
     }
 
     /// Puts a task of a schedule on the agenda, or takes it off.
     pub(crate) fn appoint(&mut self, slot: Slot, task: Task, at: Option<Wall>) {
-        let schedule = self
-            .slots
-            .get_mut(slot as usize)
-            .and_then(Option::as_deref_mut);
-        if let Some(schedule) = schedule {
+        if let Some(schedule) = in_slot(&mut self.slots, slot) {
             self.agenda.set(slot, &mut schedule.appointments, task, at);
         }
     }
@@ -189,11 +190,7 @@ impl Registry {
 
     /// Adds a run to a history, which may forget older ones.
     pub(crate) fn remember(&mut self, slot: Slot, run: Run, notes: &mut Vec<Note>) {
-        let Some(schedule) = self
-            .slots
-            .get_mut(slot as usize)
-            .and_then(Option::as_deref_mut)
-        else {
+        let Some(schedule) = in_slot(&mut self.slots, slot) else {
             return;
         };
         let value = run.encode();
@@ -217,11 +214,7 @@ impl Registry {
     }
 
     fn forget_run(&mut self, slot: Slot, notes: &mut Vec<Note>) {
-        let Some(schedule) = self
-            .slots
-            .get_mut(slot as usize)
-            .and_then(Option::as_deref_mut)
-        else {
+        let Some(schedule) = in_slot(&mut self.slots, slot) else {
             return;
         };
         let old = schedule.history.len();

@@ -81,18 +81,10 @@ impl Model {
         } else {
             m.queue.to_string()
         };
-        let expires = m
-            .arguments
-            .parse()
-            .get("x-expires")
-            .and_then(|v| v.as_i64());
-        let expires = expires.and_then(|ms| u64::try_from(ms).ok());
-        let priority_max = m
-            .arguments
-            .parse()
-            .get("x-max-priority")
-            .and_then(|v| v.as_i64());
-        let priority_max = priority_max.and_then(|max| u8::try_from(max).ok());
+        let arguments = m.arguments.parse();
+        let integer = |name| arguments.get(name).and_then(|value| value.as_i64());
+        let expires = integer("x-expires").and_then(|ms| u64::try_from(ms).ok());
+        let priority_max = integer("x-max-priority").and_then(|max| u8::try_from(max).ok());
         let exclusive = m.exclusive.then_some(id);
         let durable = m.durable && !m.exclusive;
         if m.passive {
