@@ -10,7 +10,6 @@
 use crate::dead_letter::Reason;
 use crate::effect::Effects;
 use crate::ids::{Mono, QueueId, Seq, Wall};
-use crate::log::Fetch;
 use crate::message::Message;
 use crate::queue::deadlines::ASKED;
 use crate::queue::index::Entry;
@@ -171,14 +170,7 @@ impl Vhost {
             });
             let count = near.count();
             queue.logged.reading_dying = deadlines.dying.drain(..count).collect();
-            queue.logged.fetching = true;
-            fx.fetches.push(Fetch {
-                queue: id,
-                number: queue.logged.number,
-                first,
-                last,
-                bytes_max,
-            });
+            self.ask_back(id, first, last, bytes_max, fx);
         }
     }
 

@@ -97,25 +97,20 @@ impl Message {
 
     /// A message of the broker's own. Exchange and key are cut as in [`Message::build`].
     pub(crate) fn of(exchange: &str, key: &str, properties: &Properties, body: &[u8]) -> Self {
-        let mode = persistence(properties.delivery_mode.unwrap_or_default());
-        let priority = properties.priority.unwrap_or_default();
-        Self::put_together(exchange, key, properties, body, mode, priority)
+        Self::marked(0, exchange, key, properties, body)
     }
 
     /// A message that a schedule fires: from here on the broker tells the scheduler what becomes
     /// of it. Exchange and key are cut as in [`Message::build`].
     #[must_use]
-    pub fn fired(exchange: &str, routing_key: &str, properties: &Properties, body: &[u8]) -> Self {
-        let delivery_mode = persistence(properties.delivery_mode.unwrap_or_default()) | FIRED;
+    pub fn fired(exchange: &str, key: &str, properties: &Properties, body: &[u8]) -> Self {
+        Self::marked(FIRED, exchange, key, properties, body)
+    }
+
+    fn marked(mark: u8, exchange: &str, key: &str, properties: &Properties, body: &[u8]) -> Self {
+        let mode = persistence(properties.delivery_mode.unwrap_or_default()) | mark;
         let priority = properties.priority.unwrap_or_default();
-        Self::put_together(
-            exchange,
-            routing_key,
-            properties,
-            body,
-            delivery_mode,
-            priority,
-        )
+        Self::put_together(exchange, key, properties, body, mode, priority)
     }
 
     /// The same content under other properties.
