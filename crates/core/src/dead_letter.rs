@@ -15,7 +15,7 @@ use crate::ids::{Lsn, QueueId, QueueNumber, Seq};
 use crate::message::Message;
 use crate::queue::index::Entry;
 use crate::queue::rules::DeadLetterTo;
-use crate::record::{Fact, Places};
+use crate::record::Fact;
 use crate::schedule::Ending;
 use crate::timer::Timer;
 use crate::vhost::Vhost;
@@ -205,35 +205,8 @@ impl Vhost {
         queues: &[QueueId],
         fx: &mut Effects,
     ) -> Lsn {
-        let persistent = message.is_persistent();
-        let durable = queues
-            .iter()
-            .filter_map(|&id| self.queues.get(id))
-            .filter(|queue| persistent && queue.durable)
-            .map(|queue| (queue.logged.number, queue.next_place(message)));
-        let places: Places = durable.collect();
-        let published = (!places.is_empty()).then(|| Fact::Published {
-            message: message.clone(),
-            user: Arc::from(""),
-            at: self.now.wall,
-            places,
-        });
-        self.record_both(settled, published, fx)
-    }
-
-    /// One record of one or two facts; `Lsn(0)` if there is none.
-    pub(crate) fn record_both(
-        &mut self,
-        first: Option<Fact>,
-        second: Option<Fact>,
-        fx: &mut Effects,
-    ) -> Lsn {
-        let fact = match (first, second) {
-            (Some(first), Some(second)) => Fact::Together(vec![first, second]),
-            (Some(fact), None) | (None, Some(fact)) => fact,
-            (None, None) => return Lsn(0),
-        };
-        self.record(fact, fx)
+        let published = self.enqueued(queues, message, || Arc::from(""));
+        self.record_all(settled.into_iter().chain(published), fx)
     }
 }
 

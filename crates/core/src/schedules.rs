@@ -16,7 +16,7 @@ use crate::log::LogError;
 use crate::map::Map;
 use crate::message::Message;
 use crate::permission::{Access, Permissions};
-use crate::record::{Fact, Places};
+use crate::record::Fact;
 use crate::schedule::{Deeds, Ending, Fire, Order, Rights, Run, Scheduler};
 use crate::timer::Timer;
 use crate::vhost::Vhost;
@@ -243,23 +243,11 @@ impl Vhost {
     /// Does what the scheduler wants done. All of it is safe once the record is whose number comes
     /// back.
     fn carry_out(&mut self, deeds: Deeds, fx: &mut Effects) -> Lsn {
-        let mut safe = Lsn(0);
-        let notes: Vec<Fact> = deeds.notes.into_iter().map(Fact::Noted).collect();
-        if !notes.is_empty() {
-            safe = self.record_all(notes, fx);
-        }
+        let mut safe = self.record_all(deeds.notes.into_iter().map(Fact::Noted), fx);
         for fire in deeds.fires {
             safe = safe.max(self.fire(fire, fx));
         }
         safe
-    }
-
-    fn record_all(&mut self, mut facts: Vec<Fact>, fx: &mut Effects) -> Lsn {
-        match facts.len() {
-            0 => Lsn(0),
-            1 => facts.pop().map_or(Lsn(0), |fact| self.record(fact, fx)),
-            _ => self.record(Fact::Together(facts), fx),
-        }
     }
 
     /// Publishes a message that is due, in one record with what is noted about it.
@@ -271,7 +259,6 @@ impl Vhost {
             message,
             notes,
         } = fire;
-        let mut facts: Vec<Fact> = notes.into_iter().map(Fact::Noted).collect();
         self.router.queues.clear();
         if let Some(&exchange) = self.exchange_names.get(message.exchange()) {
             self.walk(exchange, &[message.routing_key()], &message);
@@ -282,21 +269,9 @@ impl Vhost {
         }
         let queues = std::mem::take(&mut self.router.queues);
         self.metrics.routed += queues.len() as u64;
-        let durable = queues
-            .iter()
-            .filter_map(|&id| self.queues.get(id))
-            .filter(|queue| queue.keeps(&message))
-            .map(|queue| (queue.logged.number, queue.next_place(&message)));
-        let places: Places = durable.collect();
-        if !places.is_empty() {
-            facts.push(Fact::Published {
-                message: message.clone(),
-                user,
-                at: self.now.wall,
-                places,
-            });
-        }
-        let mut safe = self.record_all(facts, fx);
+        let published = self.enqueued(&queues, &message, || user);
+        let notes = notes.into_iter().map(Fact::Noted);
+        let mut safe = self.record_all(notes.chain(published), fx);
         if let Some(scheduler) = &mut self.scheduler {
             let properties = message.properties();
             let mut deeds = Deeds::default();
@@ -304,7 +279,7 @@ impl Vhost {
                 scheduler.routed(self.now.wall, &run, queues.len(), &mut deeds);
             }
             // It may have something to note about that; it fires nothing because of it.
-            let notes = deeds.notes.into_iter().map(Fact::Noted).collect();
+            let notes = deeds.notes.into_iter().map(Fact::Noted);
             safe = safe.max(self.record_all(notes, fx));
         }
         for &id in &queues {

@@ -37,11 +37,12 @@ use crate::exchange::{Exchange, Made, PREDECLARED, make};
 use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, ExchangeId, Lsn, Mono, Now, QueueId};
 use crate::input::Peer;
 use crate::map::{HashSeed, Map};
+use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::parked::AwaitingLog;
 use crate::permission::{Access, Permissions};
 use crate::queue::Queue;
-use crate::record::{Fact, Note};
+use crate::record::{Fact, Note, Places};
 use crate::router::Router;
 use crate::schedule::Scheduler;
 use crate::schedules::News;
@@ -470,6 +471,49 @@ impl Vhost {
     pub(crate) fn record(&mut self, fact: Fact, fx: &mut Effects) -> Lsn {
         self.lsn = fx.record(self.lsn, fact);
         self.lsn
+    }
+
+    /// Emits one record of all these facts and returns its number; `Lsn(0)` if there are none.
+    pub(crate) fn record_all(
+        &mut self,
+        facts: impl IntoIterator<Item = Fact>,
+        fx: &mut Effects,
+    ) -> Lsn {
+        let mut facts = facts.into_iter();
+        let Some(first) = facts.next() else {
+            return Lsn(0);
+        };
+        let Some(second) = facts.next() else {
+            return self.record(first, fx);
+        };
+        let mut all = vec![first, second];
+        all.extend(facts);
+        self.record(Fact::Together(all), fx)
+    }
+
+    /// What the log is told of a message that enters these queues now; None if it keeps it in none
+    /// of them.
+    pub(crate) fn enqueued(
+        &self,
+        queues: &[QueueId],
+        message: &Message,
+        user: impl FnOnce() -> Arc<str>,
+    ) -> Option<Fact> {
+        if !message.is_persistent() {
+            return None;
+        }
+        let places: Places = queues
+            .iter()
+            .filter_map(|&id| self.queues.get(id))
+            .filter(|queue| queue.durable)
+            .map(|queue| (queue.logged.number, queue.next_place(message)))
+            .collect();
+        (!places.is_empty()).then(|| Fact::Published {
+            message: message.clone(),
+            user: user(),
+            at: self.now.wall,
+            places,
+        })
     }
 
     /// Emits a record about an exchange, a queue or a binding and returns its number.

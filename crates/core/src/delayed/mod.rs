@@ -161,7 +161,7 @@ impl Vhost {
                 places: Places::from_elem((number, place), 1),
             }
         });
-        let safe = self.record_both(happened, kept, fx);
+        let safe = self.record_all(happened.into_iter().chain(kept), fx);
         self.await_due(place, message, safe);
         self.set_delay_timer(clock);
         self.page_out_delayed(fx);

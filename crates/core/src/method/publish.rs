@@ -15,7 +15,6 @@ use crate::error::{AmqpError, ReplyCode};
 use crate::ids::{ChannelKey, ExchangeId, Lsn, QueueId};
 use crate::message::Message;
 use crate::permission::Access;
-use crate::record::{Fact, Places};
 use crate::value::term;
 use crate::vhost::Vhost;
 
@@ -235,9 +234,7 @@ impl Vhost {
         let queues = std::mem::take(&mut self.router.queues);
         if !queues.is_empty() {
             self.metrics.routed += queues.len() as u64;
-            if message.is_persistent() {
-                due = self.record_publish(from, &queues, &message, fx);
-            }
+            due = self.record_publish(from, &queues, &message, fx);
             // The last queue gets the message itself, the others a copy of the reference.
             let mut message = Some(message);
             for (at, &id) in queues.iter().enumerate() {
@@ -285,22 +282,8 @@ impl Vhost {
         message: &Message,
         fx: &mut Effects,
     ) -> Lsn {
-        let places: Places = queues
-            .iter()
-            .filter_map(|&id| self.queues.get(id))
-            .filter(|queue| queue.durable)
-            .map(|queue| (queue.logged.number, queue.next_place(message)))
-            .collect();
-        if places.is_empty() {
-            return Lsn(0);
-        }
-        let fact = Fact::Published {
-            message: message.clone(),
-            user: self.user_of(from),
-            at: self.now.wall,
-            places,
-        };
-        self.record(fact, fx)
+        let fact = self.enqueued(queues, message, || self.user_of(from));
+        fact.map_or(Lsn(0), |fact| self.record(fact, fx))
     }
 
     /// No queue takes it: back to the publisher if that was asked for.
