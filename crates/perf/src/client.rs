@@ -33,6 +33,7 @@ pub struct Client {
     stream: TcpStream,
     received: VecDeque<u8>,
     out: Vec<u8>,
+    knows_delays: bool,
 }
 
 impl Client {
@@ -51,6 +52,7 @@ impl Client {
             stream,
             received: VecDeque::new(),
             out: Vec::new(),
+            knows_delays: true,
         };
         client.log_in(url)?;
         client.call(CHANNEL, ChannelOpen::default(), |answer| {
@@ -62,7 +64,14 @@ impl Client {
     fn log_in(&mut self, url: &Url) -> Result<()> {
         self.out.extend(PROTOCOL_HEADER);
         self.flush()?;
-        self.answer(|method| matches!(method, Method::ConnectionStart(_)).then_some(()))?;
+        self.knows_delays = self.answer(|method| match method {
+            Method::ConnectionStart(start) => {
+                let properties = start.server_properties.parse();
+                let product = properties.get("product").and_then(FieldValue::as_str);
+                Some(product != Some("RabbitMQ"))
+            }
+            _ => None,
+        })?;
         let start_ok = ConnectionStartOk {
             mechanism: ShortStr::from_static("PLAIN"),
             response: LongStr::from(format!("\0{}\0{}", url.user, url.password).into_bytes()),
@@ -93,6 +102,12 @@ impl Client {
         self.call(0, open, |answer| {
             matches!(answer, Method::ConnectionOpenOk(_)).then_some(())
         })
+    }
+
+    /// Whether a message may ask the server to keep it for a while. Of those we compare, `RabbitMQ`
+    /// is the one that cannot.
+    pub fn knows_delays(&self) -> bool {
+        self.knows_delays
     }
 
     /// Declares a transient exchange of the given type.
@@ -129,6 +144,23 @@ impl Client {
         let declare = QueueDeclare {
             queue: short(queue)?,
             durable: storage.is_durable(),
+            arguments: RawTable::from_table(&arguments),
+            ..QueueDeclare::default()
+        };
+        self.declared(declare).map(|_ready| ())
+    }
+
+    /// Declares a durable queue whose messages go to another one after `ttl_ms`: what users of
+    /// servers that know no delays make do with.
+    pub fn queue_declare_waiting(&mut self, queue: &str, ttl_ms: u32, to: &str) -> Result<()> {
+        let text = |text: &str| FieldValue::LongString(text.as_bytes().to_vec().into());
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-message-ttl", FieldValue::I64(ttl_ms.into()));
+        arguments.insert("x-dead-letter-exchange", text(""));
+        arguments.insert("x-dead-letter-routing-key", text(to));
+        let declare = QueueDeclare {
+            queue: short(queue)?,
+            durable: true,
             arguments: RawTable::from_table(&arguments),
             ..QueueDeclare::default()
         };

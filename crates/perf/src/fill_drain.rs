@@ -1,9 +1,10 @@
 //! A queue that grows while nobody consumes it, outlives a restart of its server, and is emptied.
 
-use std::thread;
+use std::{thread, time::Duration};
 
 use crate::{
     Error, Result,
+    lateness::{Arrivals, knows_delays},
     layout::{Layout, Shape},
     measure::{Measures, Metric, Timing},
     pace::Pace,
@@ -12,11 +13,15 @@ use crate::{
     scenario::Server,
     storage::Storage,
     throughput::{consume, consumer, join, publisher, stop_on_error},
+    url::Url,
     watch::{self, Counted},
 };
 
 /// Memory that a broker may use before its messages are looked at: program, buffers, caches.
 const RSS_WITHOUT_MESSAGES: u64 = 64 << 20;
+
+/// See [`FillDrain::fit_for`].
+const TTL_FEWER: u64 = 5;
 
 /// What is put into the queue and taken out again.
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +31,31 @@ pub struct FillDrain {
     pub body_size: usize,
     pub confirm_window: u64,
     pub acks: Acks,
-    /// How long each message is to wait before it is in the queue, in milliseconds. Longer than it
-    /// takes to publish them all; the server is not restarted then.
+    /// How long each message is to wait before it is in the queue, in milliseconds. They are
+    /// published in three quarters of it, as many as there is time for, and the server is not
+    /// restarted.
     pub delay_ms: Option<u32>,
+}
+
+impl FillDrain {
+    /// Fewer messages with a longer delay for a server that is to delay them and cannot.
+    fn fit_for(self, url: &Url) -> Result<Self> {
+        Ok(match self.delay_ms {
+            Some(ms) if !knows_delays(url)? => Self {
+                count: self.count / TTL_FEWER,
+                delay_ms: Some(ms + ms / 2),
+                ..self
+            },
+            _ => self,
+        })
+    }
+
+    /// How long to go on filling. The first must not be due before somebody consumes them.
+    fn fill_for(&self, timing: Timing) -> Duration {
+        let delay = self.delay_ms.map(|ms| Duration::from_millis(ms.into()));
+        let before_due = delay.map_or(Duration::MAX, |delay| delay * 3 / 4);
+        timing.longest().min(before_due)
+    }
 }
 
 /// One run against one server. A server that is not ours is not restarted, nor is one that keeps
@@ -43,6 +70,7 @@ pub fn run(
     storage: Storage,
     timing: Timing,
 ) -> Result<Measures> {
+    let plan = &plan.fit_for(&server.url)?;
     let shape = plan.delay_ms.map_or(Shape::Queue, Shape::Delayed);
     let mut layout = Layout::declare(&server.url, shape, plan.body_size, storage)?;
     let counted = Counted {
@@ -103,7 +131,7 @@ fn fill(
             pace.finish();
             stop_on_error(pace, result)
         });
-        let longest = timing.longest();
+        let longest = plan.fill_for(timing);
         let done = || pace.is_finished();
         let measured = watch::measure_until(server.watched, pace, counted, longest, done);
         pace.stop();
@@ -137,14 +165,21 @@ fn drain(
     pace.add_sent(sent);
     pace.finish();
     let (stream, received) = consumer(&server.url, &layout.queues[0], plan.acks)?.into_parts();
-    let stamps = Stamps::Always(0);
+    let is_delayed = plan.delay_ms.is_some();
+    let stamps = if is_delayed {
+        Stamps::Any
+    } else {
+        Stamps::Always(0)
+    };
+    let mut arrivals = Arrivals::default();
     let receiver = Receiver::new(stream, plan.body_size, plan.acks, stamps)?
         .with_received(&received)
         .allow_redelivered();
     let mut receivers = Receivers::new(vec![receiver])?;
     let measured = thread::scope(|scope| {
         let consume = scope.spawn(|| {
-            let consumed = consume(&mut receivers, pace, timing, 0, |_stamp| ());
+            let record = |stamp| arrivals.record(stamp);
+            let consumed = consume(&mut receivers, pace, timing, 0, record);
             stop_on_error(pace, consumed)
         });
         let longest = timing.longest();
@@ -159,8 +194,9 @@ fn drain(
     if let Some(rate) = measured.get(Metric::Rate) {
         measures.set(Metric::DrainRate, rate);
     }
+    arrivals.set(&mut measures);
     let left = sent.saturating_sub(pace.received());
-    if left > 0 || plan.delay_ms.is_some() {
+    if left > 0 || is_delayed {
         measures.set(Metric::Left, left as f64);
     }
     Ok(measures)

@@ -22,7 +22,8 @@ use crate::{
 pub enum Shape {
     /// One queue, through the default exchange.
     Queue,
-    /// The same, with so many milliseconds of delay.
+    /// The same, with so many milliseconds of delay; on a server that knows none by way of a queue
+    /// with a TTL.
     Delayed(u32),
     /// This many, each with a connection of its own that publishes to it and consumes from it.
     Queues(u16),
@@ -92,6 +93,14 @@ impl Layout {
         for queue in queues.iter().chain(&kept) {
             admin.queue_declare(queue, storage)?;
         }
+        let waiting = match shape {
+            Shape::Delayed(ms) if !admin.knows_delays() => {
+                let waiting = format!("{prefix}.waiting");
+                admin.queue_declare_waiting(&waiting, ms, &queues[0])?;
+                Some(waiting)
+            }
+            _ => None,
+        };
         let exchange = kind.is_some().then(|| format!("{prefix}.x"));
         if let (Some(exchange), Some(kind)) = (&exchange, kind) {
             admin.exchange_declare(exchange, kind)?;
@@ -113,9 +122,19 @@ impl Layout {
             persistent: storage.is_durable(),
         };
         let scripts = match shape {
-            Shape::Queue | Shape::Delayed(_) | Shape::Queues(_) => (0..)
+            Shape::Delayed(ms) => {
+                let (queue, headers) = match &waiting {
+                    None => (&queues[0], delay(ms)),
+                    Some(waiting) => (waiting, FieldTable::default()),
+                };
+                let script = Script::new(&[template(queue.clone(), headers)], 0)?;
+                vec![script.with_delay(Duration::from_millis(ms.into()))]
+            }
+            Shape::Queue | Shape::Queues(_) => (0..)
                 .zip(&queues)
-                .map(|(stamp, queue)| Script::new(&[template(queue.clone(), delay(shape))], stamp))
+                .map(|(stamp, queue)| {
+                    Script::new(&[template(queue.clone(), FieldTable::default())], stamp)
+                })
                 .collect::<Result<_>>()?,
             _ => {
                 let templates: Vec<Template> = messages(shape)
@@ -133,7 +152,7 @@ impl Layout {
                 _ => 1,
             },
             exchange,
-            kept,
+            kept: kept.or(waiting),
             url: url.clone(),
             admin: Some(admin),
         })
@@ -226,11 +245,9 @@ struct Binding {
 }
 
 /// What says that a message is to wait.
-fn delay(shape: Shape) -> FieldTable {
+fn delay(ms: u32) -> FieldTable {
     let mut headers = FieldTable::default();
-    if let Shape::Delayed(ms) = shape {
-        headers.insert("x-deliver-after", FieldValue::I64(ms.into()));
-    }
+    headers.insert("x-deliver-after", FieldValue::I64(ms.into()));
     headers
 }
 

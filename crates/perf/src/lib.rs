@@ -9,8 +9,9 @@
 //!   [`producer`] and [`confirms`] are its half that waits for confirms, [`readiness`] is epoll;
 //! - [`layout`] declares what a scenario needs on the server and makes messages to fit, [`storage`]
 //!   says whether they are to last;
-//! - [`throughput`] (with [`pace`]), [`latency`], [`connections`], [`memory`] and [`fill_drain`] are
-//!   the ways to measure, [`watch`] is the clock, [`measure`] the figures;
+//! - [`throughput`] (with [`pace`]), [`latency`], [`connections`], [`memory`], [`fill_drain`],
+//!   [`lateness`] and [`schedules`] are the ways to measure, [`watch`] is the clock, [`measure`] the
+//!   figures;
 //! - [`process`] and [`metrics`] read what a server uses and counts, [`broker`] starts and stops
 //!   one, [`disk`] is where it keeps its data;
 //! - [`bench`](mod@bench) runs everything side by side, [`report`] prints it with a [`verdict`] on each
@@ -29,6 +30,7 @@ pub mod disk;
 pub mod error;
 pub mod fill_drain;
 pub mod latency;
+pub mod lateness;
 pub mod layout;
 pub mod measure;
 pub mod memory;
@@ -42,6 +44,7 @@ pub mod relay;
 pub mod report;
 pub mod scan;
 pub mod scenario;
+pub mod schedules;
 pub mod script;
 pub mod storage;
 pub mod throughput;

@@ -15,6 +15,7 @@ use leveret_perf::{
     broker::{self, Broker, Kind},
     disk::Disk,
     error::Context as _,
+    lateness::MINUTE,
     measure::Timing,
     process::Watched,
     scenario::{Scale, Scenario, Server},
@@ -104,6 +105,10 @@ struct Effort {
     /// Seconds that each run measures.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
+    /// Seconds over which messages are due that are due within a minute; there are as many a second
+    /// [default: 60].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+    minute: Option<u64>,
     /// A tenth of the connections and messages, short and single runs: to see that all works. The
     /// figures mean little.
     #[arg(long)]
@@ -117,6 +122,7 @@ impl Effort {
         } else {
             (WARM_UP, Duration::from_secs(self.seconds), 1)
         };
+        let minute = self.minute.map_or(MINUTE / divide_by, Duration::from_secs);
         Scale {
             timing: Timing {
                 warm_up,
@@ -125,6 +131,7 @@ impl Effort {
                 patience: PATIENCE,
             },
             divide_by,
+            minute,
         }
     }
 }

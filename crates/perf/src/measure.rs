@@ -26,6 +26,16 @@ pub enum Metric {
     P50,
     P99,
     P999,
+    /// How long after its time a message arrived, in milliseconds.
+    LateP50,
+    LateP99,
+    LateMax,
+    /// How long before its time the earliest arrived, in milliseconds; 0: none did.
+    Early,
+    /// From the first arrival of those that were due at once to the last, in milliseconds.
+    Spread,
+    /// CPU time of a server that has nothing to do, in percent of one processor.
+    IdlePercent,
     /// What is counted, for each time the log was forced to disk.
     PerSync,
     /// Bytes given to the disk, for each of what is counted.
@@ -43,7 +53,7 @@ pub enum Metric {
 }
 
 impl Metric {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 24] = [
         Self::Rate,
         Self::FillRate,
         Self::DrainRate,
@@ -55,6 +65,12 @@ impl Metric {
         Self::P50,
         Self::P99,
         Self::P999,
+        Self::LateP50,
+        Self::LateP99,
+        Self::LateMax,
+        Self::Early,
+        Self::Spread,
+        Self::IdlePercent,
         Self::PerSync,
         Self::WrittenEach,
         Self::WrittenFactor,
@@ -78,6 +94,12 @@ impl Metric {
             Self::P50 => "p50_us",
             Self::P99 => "p99_us",
             Self::P999 => "p999_us",
+            Self::LateP50 => "late_p50_ms",
+            Self::LateP99 => "late_p99_ms",
+            Self::LateMax => "late_max_ms",
+            Self::Early => "early_max_ms",
+            Self::Spread => "spread_ms",
+            Self::IdlePercent => "idle_cpu_percent",
             Self::PerSync => "per_sync",
             Self::WrittenEach => "disk_bytes_each",
             Self::WrittenFactor => "disk_bytes_per_body_byte",
@@ -102,6 +124,12 @@ impl Metric {
             Self::P50 => "p50 us",
             Self::P99 => "p99 us",
             Self::P999 => "p99.9 us",
+            Self::LateP50 => "late p50",
+            Self::LateP99 => "late p99",
+            Self::LateMax => "late max",
+            Self::Early => "early ms",
+            Self::Spread => "spread ms",
+            Self::IdlePercent => "idle %",
             Self::PerSync => "per sync",
             Self::WrittenEach => "disk each",
             Self::WrittenFactor => "disk/body",
@@ -128,13 +156,20 @@ impl Metric {
             | Self::RssEach
             | Self::Restart
             | Self::Left => format!("{value:.0}"),
-            Self::PerSync => format!("{value:.1}"),
+            Self::PerSync
+            | Self::LateP50
+            | Self::LateP99
+            | Self::LateMax
+            | Self::Early
+            | Self::Spread => format!("{value:.1}"),
             Self::ByteRate => format!("{:.0}", value / 1e6),
             Self::CpuMicros if value >= 10.0 => format!("{value:.1}"),
             Self::CpuMicros => format!("{value:.3}"),
-            Self::ServerCores | Self::ClientCores | Self::ClientThread | Self::WrittenFactor => {
-                format!("{value:.2}")
-            }
+            Self::ServerCores
+            | Self::ClientCores
+            | Self::ClientThread
+            | Self::IdlePercent
+            | Self::WrittenFactor => format!("{value:.2}"),
             Self::Rss => format!("{:.1}", value / f64::from(1 << 20)),
         }
     }

@@ -12,6 +12,9 @@ use crate::{Error, Result, error::Context as _, metrics};
 /// Leveret's count of `fdatasync` calls on its log.
 const LOG_SYNCS: &str = "leveret_log_syncs_total";
 
+/// And of its schedules.
+const SCHEDULES: &str = "leveret_schedules";
+
 /// A server under measurement, seen from outside.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Watched {
@@ -48,7 +51,16 @@ impl Watched {
 
     /// Times the server has forced its log to disk so far, if it counts them.
     pub fn log_syncs(self) -> Option<u64> {
-        metrics::counter(&metrics::fetch(self.metrics?).ok()?, LOG_SYNCS)
+        self.counter(LOG_SYNCS)
+    }
+
+    /// Schedules that the server has, if it counts them.
+    pub fn schedules(self) -> Option<u64> {
+        self.counter(SCHEDULES)
+    }
+
+    fn counter(self, name: &str) -> Option<u64> {
+        metrics::counter(&metrics::fetch(self.metrics?).ok()?, name)
     }
 
     fn tree(self) -> Option<(BTreeMap<u32, Stat>, Vec<u32>)> {

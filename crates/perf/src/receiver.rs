@@ -95,6 +95,12 @@ impl Receiver {
         self
     }
 
+    /// See [`Checker::allow_disorder`].
+    pub fn in_any_order(mut self) -> Self {
+        self.checker.allow_disorder();
+        self
+    }
+
     /// Reads once; answers the number of deliveries that were complete by then.
     fn receive(&mut self, mut on_stamp: impl FnMut(u64)) -> Result<u64> {
         if !std::mem::take(&mut self.unseen) {

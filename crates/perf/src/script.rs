@@ -2,13 +2,15 @@
 //!
 //! A body is its number (8 bytes), a stamp (8 bytes) and filling. The stamp is the number of the
 //! stream where throughput is measured, so that a message in the wrong queue is noticed, and the
-//! time where latency is.
+//! time where latency is, or the time it is due where it waits.
+
+use std::time::Duration;
 
 use leveret_codec::{
     BasicPublish, FieldTable, Properties, ShortStr, encode_body, encode_header, encode_method,
 };
 
-use crate::{Error, Result, client::CHANNEL};
+use crate::{Error, Result, client::CHANNEL, lateness::due_stamp};
 
 /// Bytes given to the kernel at once: enough to make the call cheap, little enough to stay in the
 /// processor's cache. A larger message goes alone.
@@ -73,6 +75,8 @@ pub struct Script {
     /// Index of the message that is next.
     next: usize,
     sent: u64,
+    /// The stamp is when the message is due if it is to wait for so long.
+    delay: Option<Duration>,
 }
 
 /// Messages to write in one go.
@@ -93,9 +97,17 @@ impl Script {
     /// # Errors
     /// When there are none, or one cannot be encoded.
     pub fn new(templates: &[Template], stamp: u64) -> Result<Self> {
+        Self::stamped(templates.iter().map(|template| (template, stamp)))
+    }
+
+    /// The same with a stamp for each.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn stamped<'a>(templates: impl IntoIterator<Item = (&'a Template, u64)>) -> Result<Self> {
         let mut bytes = Vec::new();
-        let mut messages = Vec::with_capacity(templates.len());
-        for template in templates {
+        let mut messages = Vec::new();
+        for (template, stamp) in templates {
             bytes.extend(template.encoded(stamp)?);
             let end = bytes.len();
             let body = end - 1 - template.body_size; // 1: the end byte of the frame
@@ -121,7 +133,14 @@ impl Script {
             messages,
             next: 0,
             sent: 0,
+            delay: None,
         })
+    }
+
+    /// Messages are stamped with when they are due: so long after they are taken.
+    pub fn with_delay(mut self, delay: Duration) -> Self {
+        self.delay = Some(delay);
+        self
     }
 
     /// Messages taken so far, and so the number of the next.
@@ -139,8 +158,12 @@ impl Script {
         let fits = |place: &Place| place.end <= start + WRITE_BYTES;
         let count = self.messages[first..last].partition_point(fits).max(1);
 
+        let due = self.delay.map(due_stamp);
         for (seq, place) in (self.sent..).zip(&self.messages[first..first + count]) {
             self.bytes[place.body..place.body + 8].copy_from_slice(&seq.to_le_bytes());
+            if let Some(due) = due {
+                self.bytes[place.body + 8..place.body + 16].copy_from_slice(&due.to_le_bytes());
+            }
         }
         self.sent += count as u64;
         self.next = (first + count) % self.messages.len();

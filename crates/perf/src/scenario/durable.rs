@@ -114,22 +114,6 @@ pub const SCENARIOS: &[Scenario] = &[
         ],
     },
     Scenario {
-        name: "delayed-1m",
-        about: "1,000,000 persistent messages of 100 B with x-deliver-after, all consumed when due",
-        kind: Kind::FillDrain(FillDrain {
-            count: 1_000_000,
-            body_size: 100,
-            confirm_window: WINDOW,
-            acks: PREFETCH,
-            delay_ms: Some(8_000),
-        }),
-        targets: &[
-            at_least(Metric::FillRate, 0.5, Against::RateOf("durable-publish")),
-            at_most(Metric::RssEach, 100.0, Against::Itself),
-            at_most(Metric::Left, 0.0, Against::Itself),
-        ],
-    },
-    Scenario {
         name: "durable-slow-queue",
         about: "durable-1k, and every 20th message also to a queue that keeps it",
         kind: Kind::LongDurable(Load {

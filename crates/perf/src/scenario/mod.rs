@@ -1,9 +1,10 @@
 //! THE TABLE: what is measured, and what Leveret has to reach.
 //!
-//! To add a scenario, add a row to [`transient`] or [`durable`] and to `docs/benchmarking.md`; a
-//! test compares.
+//! To add a scenario, add a row to [`transient`], [`durable`] or [`timed`] and to
+//! `docs/benchmarking.md`; a test compares.
 
 pub mod durable;
+pub mod timed;
 pub mod transient;
 
 use std::time::Duration;
@@ -14,9 +15,11 @@ use crate::{
     connections,
     fill_drain::{self, FillDrain},
     latency::{self, Latency},
+    lateness::{self, Lateness},
     measure::{Measures, Metric, Timing},
     memory,
     process::Watched,
+    schedules,
     storage::Storage,
     throughput::{self, Load},
     url::Url,
@@ -46,6 +49,15 @@ pub enum Kind {
     Ready {
         count: u64,
         body_size: usize,
+    },
+    Lateness(Lateness),
+    /// Schedules that are due at once.
+    Fires {
+        count: u64,
+    },
+    /// Schedules that are not due.
+    IdleSchedules {
+        count: u64,
     },
 }
 
@@ -89,6 +101,8 @@ pub struct Scale {
     pub timing: Timing,
     /// Counts of connections and messages held are divided by this.
     pub divide_by: u32,
+    /// How long a minute takes, see [`lateness::run`].
+    pub minute: Duration,
 }
 
 /// A server, and where it is to keep what it is sent: one row of a scenario's table.
@@ -133,7 +147,8 @@ impl<'a> Server<'a> {
 impl Scenario {
     /// In the order in which they run.
     pub fn all() -> impl Iterator<Item = &'static Self> {
-        transient::SCENARIOS.iter().chain(durable::SCENARIOS)
+        let lasting = durable::SCENARIOS.iter().chain(timed::SCENARIOS);
+        transient::SCENARIOS.iter().chain(lasting)
     }
 
     pub fn find(name: &str) -> Option<&'static Self> {
@@ -174,13 +189,25 @@ impl Scenario {
                 let count = count / u64::from(scale.divide_by);
                 memory::ready(url, watched, count, *body_size, timing)
             }
+            Kind::Lateness(plan) => lateness::run(url, watched, plan, scale.minute, timing),
+            Kind::Fires { count } => {
+                schedules::fires(url, count / u64::from(scale.divide_by), timing)
+            }
+            Kind::IdleSchedules { count } => {
+                schedules::idle(server, count / u64::from(scale.divide_by), timing)
+            }
         }
     }
 
     /// Where its messages are kept, unless it is for comparison.
     pub fn storage(&self) -> Storage {
         match self.kind {
-            Kind::Durable(_) | Kind::LongDurable(_) | Kind::FillDrain(_) => Storage::Disk,
+            Kind::Durable(_)
+            | Kind::LongDurable(_)
+            | Kind::FillDrain(_)
+            | Kind::Lateness(_)
+            | Kind::Fires { .. }
+            | Kind::IdleSchedules { .. } => Storage::Disk,
             _ => Storage::Memory,
         }
     }
@@ -192,8 +219,9 @@ impl Scenario {
             // The relay stores nothing.
             broker::Kind::Relay if self.storage().is_durable() => storages.clear(),
             broker::Kind::Relay if matches!(self.kind, Kind::Ready { .. }) => storages.clear(),
-            // It would deliver them at once.
-            broker::Kind::RabbitMq if matches!(&self.kind, Kind::FillDrain(plan) if plan.delay_ms.is_some()) =>
+            // It knows none. Delays it gets by way of a TTL.
+            broker::Kind::RabbitMq
+                if matches!(self.kind, Kind::Fires { .. } | Kind::IdleSchedules { .. }) =>
             {
                 storages.clear();
             }
@@ -233,8 +261,9 @@ impl Scenario {
         }
     }
 
-    /// Whether the server must be a new one, since memory or files of earlier runs would count. One
-    /// run is enough then: such figures hardly vary, and starting RabbitMQ takes long.
+    /// Whether the server must be a new one, since memory or files of earlier runs would count, or a
+    /// run is so long that there is time for one. One is enough: such figures hardly vary, and
+    /// starting RabbitMQ takes long.
     pub fn wants_new_server(&self) -> bool {
         matches!(
             self.kind,
@@ -243,6 +272,8 @@ impl Scenario {
                 | Kind::Ready { .. }
                 | Kind::FillDrain(_)
                 | Kind::LongDurable(_)
+                | Kind::Lateness(_)
+                | Kind::IdleSchedules { .. }
         )
     }
 
@@ -299,7 +330,7 @@ mod tests {
     fn rows_of_a_scenario() {
         use broker::Kind::{Leveret, RabbitMq, Relay};
         #[rustfmt::skip]
-        let table: [(&str, broker::Kind, &[&str], &str); 9] = [
+        let table: [(&str, broker::Kind, &[&str], &str); 11] = [
             ("auto-16",      Leveret,  &["leveret"],                     "only one way"),
             ("auto-16",      Relay,    &["relay"],                       "the limit"),
             ("ready-1m",     Relay,    &[],                              "it holds nothing"),
@@ -308,7 +339,9 @@ mod tests {
             ("durable-100",  RabbitMq, &["rabbitmq", "rabbitmq quorum"], "both kinds of queues"),
             ("durable-fill-drain", Leveret,  &["leveret"],               "no target about memory"),
             ("durable-fill-drain", RabbitMq, &["rabbitmq"],              "takes long enough as it is"),
-            ("delayed-1m",   RabbitMq, &[],                              "it knows no delays"),
+            ("delayed-1m",   RabbitMq, &["rabbitmq"],                    "by way of a TTL"),
+            ("fires-10k",    RabbitMq, &[],                              "it knows no schedules"),
+            ("fires-10k",    Relay,    &[],                              "nor does this"),
         ];
         for (name, broker, expected, why) in table {
             let scenario = Scenario::find(name).unwrap();
