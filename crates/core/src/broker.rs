@@ -116,7 +116,8 @@ impl Broker {
     }
 
     /// A vhost as its log knows it. From `now` on its queues are unused; what has expired while
-    /// it was away goes with the first tick.
+    /// it was away goes with the first tick. What waits by the steady clock goes on from `now` as if
+    /// the one on the wall had been as steady, so both are better read in the same moment.
     ///
     /// # Errors
     /// `Corrupt` if what the log knows contradicts itself.

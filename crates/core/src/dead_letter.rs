@@ -10,6 +10,7 @@ use bytes::Bytes;
 use leveret_codec::{FieldTable, FieldValue};
 
 use crate::delay;
+use crate::delayed::Held;
 use crate::effect::Effects;
 use crate::ids::{Lsn, QueueId, QueueNumber, Seq};
 use crate::message::Message;
@@ -172,7 +173,7 @@ impl Vhost {
         let now_s = self.now.wall.0 / 1_000;
         let letter = Letter::of(&death, now_s);
         if self.exchanges.get(exchange).is_some_and(|x| x.delays)
-            && let Some(due) = delay::of_dead_letter(&letter.message)
+            && let Some(due) = delay::x_delay(&letter.message)
         {
             self.metrics.dead_lettered += 1;
             self.hold(&Arc::from(""), letter.message, due, settled, fx);
@@ -189,24 +190,29 @@ impl Vhost {
         self.metrics.dead_letter_cycles += (before - self.router.queues.len()) as u64;
         self.refuse_overflow(&letter.message, fx);
         self.metrics.dead_lettered += 1;
+        let user = Arc::from("");
+        let held = self.hold_on_the_way(&user, &letter.message, &[], fx);
         let queues = std::mem::take(&mut self.router.queues);
-        self.record_letter(settled, &letter.message, &queues, fx);
+        let safe = self.record_letter(settled, &letter.message, &queues, &held, fx);
         for &id in &queues {
             self.offer(id, letter.message.clone(), fx);
         }
         self.router.queues = queues;
+        self.await_all(held, safe, fx);
     }
 
-    /// One record: out of its queue and into the others.
+    /// One record: out of its queue and into the others, or to where it waits.
     pub(crate) fn record_letter(
         &mut self,
         settled: Option<Fact>,
         message: &Message,
         queues: &[QueueId],
+        held: &[Held],
         fx: &mut Effects,
     ) -> Lsn {
         let published = self.enqueued(queues, message, || Arc::from(""));
-        self.record_all(settled.into_iter().chain(published), fx)
+        let held = held.iter().filter_map(|held| held.kept.clone());
+        self.record_all(settled.into_iter().chain(published).chain(held), fx)
     }
 }
 

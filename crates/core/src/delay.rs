@@ -77,7 +77,7 @@ pub(crate) fn moment(headers: &FieldTable, now: Wall) -> Result<Wall, AmqpError>
     let due = asked(headers, false, now)?;
     match due {
         Some(Due::At(at)) => Ok(at),
-        Some(Due::AfterMs(ms)) => Ok(Wall(now.0.saturating_add(ms))),
+        Some(Due::AfterMs(ms)) => Ok(ends(now, ms)),
         None if headers.get(AFTER).or_else(|| headers.get(AT)).is_some() => Ok(now),
         None => Err(AmqpError::precondition_failed(format_args!(
             "no header {AT} or {AFTER} says when"
@@ -85,11 +85,31 @@ pub(crate) fn moment(headers: &FieldTable, now: Wall) -> Result<Wall, AmqpError>
     }
 }
 
-/// The delay that a dead letter asks for from an exchange of type `x-delayed-message`.
-pub(crate) fn of_dead_letter(message: &Message) -> Option<Due> {
+/// The end of a delay that begins now: of the millisecond that has begun it may have all but
+/// nothing, so that one does not count. It is too long by up to a millisecond, and never too short.
+pub(crate) const fn ends(now: Wall, ms: u64) -> Wall {
+    Wall(now.0.saturating_add(ms).saturating_add(1))
+}
+
+/// The delay that a message which is on its way asks for from an exchange of type
+/// `x-delayed-message`: nobody is there any more to whom a wrong one could be refused.
+pub(crate) fn x_delay(message: &Message) -> Option<Due> {
     let headers = message.properties().headers?;
     let ms = headers.get(DELAY).map(delay_ms)?.ok()??;
     (ms > 0).then_some(Due::AfterMs(ms))
+}
+
+/// A message as the exchange of this name holds it back: published there, with all the keys that it
+/// goes to.
+pub(crate) fn held_by(exchange: &str, message: &Message, copies: &[String]) -> Message {
+    let mut properties = message.properties();
+    if !copies.is_empty() {
+        let key = |key: &String| FieldValue::from(key.as_str());
+        let keys = copies.iter().map(key).collect();
+        let headers = properties.headers.get_or_insert_default();
+        headers.insert("BCC", FieldValue::Array(keys));
+    }
+    message.readdressed(exchange, &properties)
 }
 
 /// Turns `x-delay` into its negative, as RabbitMQ's plugin does, so that the message is not delayed

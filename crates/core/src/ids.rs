@@ -75,9 +75,11 @@ pub struct Mono(pub u64);
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Wall(pub u64);
 
-/// Both clocks, read once per turn.
+/// Both clocks, read once per turn and rounded down.
 ///
-/// TTLs, expiry and timeouts go by `mono`; schedules and timestamps that people see by `wall`.
+/// TTLs, expiry and timeouts go by `mono`; schedules and timestamps that people see by `wall`. The
+/// milliseconds of both begin together, until somebody sets the one on the wall: a delay that began by
+/// the one may then end by the other, after a restart, and is not too short.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Now {
     /// For durations.

@@ -119,6 +119,12 @@ impl Message {
         self.rebuilt(self.exchange(), self.routing_key(), properties, self.0[8])
     }
 
+    /// The same content as if it had been published to another exchange, under these properties.
+    #[must_use]
+    pub(crate) fn readdressed(&self, exchange: &str, properties: &Properties) -> Self {
+        self.rebuilt(exchange, self.routing_key(), properties, self.0[8])
+    }
+
     /// The same content as it goes on when a queue gets rid of it: with this address, and these
     /// properties, of which `x-death` is the broker's own.
     #[must_use]

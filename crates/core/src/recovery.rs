@@ -23,6 +23,7 @@ impl Vhost {
     pub(crate) fn recover(&mut self, recovered: Recovered) -> Result<(), LogError> {
         self.lsn = recovered.last;
         self.durable = recovered.last;
+        self.delayed.started = Some(self.now);
         for (lsn, fact) in recovered.definitions {
             self.redefine(lsn, &fact)?;
         }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 
 use crate::binding::Destination;
+use crate::delay;
 use crate::ids::{ExchangeId, QueueId};
 use crate::map::HashSeed;
 use crate::message::Message;
@@ -48,6 +49,8 @@ pub(crate) struct Router {
     found: Vec<Destination>,
     /// The result of the last routing.
     pub(crate) queues: Vec<QueueId>,
+    /// Exchanges it came to that hold the message back for a while (`x-delay`): they route it then.
+    pub(crate) delaying: Vec<ExchangeId>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -73,6 +76,7 @@ impl Router {
             todo: Vec::new(),
             found: Vec::new(),
             queues: Vec::new(),
+            delaying: Vec::new(),
         }
     }
 
@@ -100,6 +104,7 @@ impl Router {
 
     /// Makes a remembered route the result.
     fn recall(&mut self, memo: &Memo) {
+        self.delaying.clear();
         self.queues.clear();
         self.queues.extend_from_slice(&memo.queues);
     }
@@ -161,15 +166,17 @@ impl Vhost {
     }
 
     /// Routes under several keys at once (CC and BCC) and leaves the queues in `router.queues`,
-    /// each once. True if the keys alone decided.
-    pub(crate) fn walk(&mut self, exchange: ExchangeId, keys: &[&str], message: &Message) -> bool {
+    /// each once, and in `router.delaying` the exchanges on the way that hold the message back.
+    /// Whether the first one does is for the caller to know. True if the keys alone decided.
+    pub(crate) fn walk(&mut self, first: ExchangeId, keys: &[&str], message: &Message) -> bool {
         self.router.pass += 1;
         let pass = self.router.pass;
         self.router.queues.clear();
+        self.router.delaying.clear();
         let mut todo = std::mem::take(&mut self.router.todo);
         let mut found = std::mem::take(&mut self.router.found);
         todo.clear();
-        todo.push(exchange);
+        todo.push(first);
         let mut repeatable = true;
         while let Some(id) = todo.pop() {
             let Some(exchange) = self.exchanges.get_mut(id) else {
@@ -181,6 +188,13 @@ impl Vhost {
             exchange.passed = pass;
             self.work += 1;
             repeatable &= !exchange.routes.looks_at_content();
+            if exchange.delays && id != first {
+                repeatable = false;
+                if delay::x_delay(message).is_some() {
+                    self.router.delaying.push(id);
+                    continue;
+                }
+            }
             // A key more changes nothing for those that do not look at it.
             let keys = if exchange.routes.looks_at_key() {
                 keys

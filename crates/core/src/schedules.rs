@@ -8,6 +8,7 @@ use slotmap::SlotMap;
 
 use crate::channel::Mode;
 use crate::connection::Origin;
+use crate::delay;
 use crate::effect::Effects;
 use crate::error::{AmqpError, Named};
 use crate::exchange::Exchange;
@@ -260,23 +261,33 @@ impl Vhost {
             notes,
         } = fire;
         self.router.queues.clear();
+        self.router.delaying.clear();
         if let Some(&exchange) = self.exchange_names.get(message.exchange()) {
-            self.walk(exchange, &[message.routing_key()], &message);
+            let delays = self.exchanges.get(exchange).is_some_and(|x| x.delays);
+            if delays && delay::x_delay(&message).is_some() {
+                self.router.delaying.push(exchange);
+            } else {
+                self.walk(exchange, &[message.routing_key()], &message);
+            }
         }
         self.refuse_overflow(&message, fx);
-        if self.router.queues.is_empty() {
+        let held = self.hold_on_the_way(&user, &message, &[], fx);
+        if self.router.queues.is_empty() && held.is_empty() {
             self.metrics.unroutable_dropped += 1;
         }
         let queues = std::mem::take(&mut self.router.queues);
         self.metrics.routed += queues.len() as u64;
         let published = self.enqueued(&queues, &message, || user);
         let notes = notes.into_iter().map(Fact::Noted);
-        let mut safe = self.record_all(notes.chain(published), fx);
+        let kept = held.iter().filter_map(|held| held.kept.clone());
+        let mut safe = self.record_all(notes.chain(published).chain(kept), fx);
         if let Some(scheduler) = &mut self.scheduler {
             let properties = message.properties();
             let mut deeds = Deeds::default();
             if let Some(run) = run_of(&properties) {
-                scheduler.routed(self.now.wall, &run, queues.len(), &mut deeds);
+                // One that is held back is somewhere, and goes on from there.
+                let places = queues.len() + held.len();
+                scheduler.routed(self.now.wall, &run, places, &mut deeds);
             }
             // It may have something to note about that; it fires nothing because of it.
             let notes = deeds.notes.into_iter().map(Fact::Noted);
@@ -286,6 +297,7 @@ impl Vhost {
             self.offer_when(id, message.clone(), safe, fx);
         }
         self.router.queues = queues;
+        self.await_all(held, safe, fx);
         safe
     }
 

@@ -394,7 +394,7 @@ fn delayed_messages_are_listed_cancelled_and_moved() {
     ];
     delayed_order(&mut s, &retime).expect("moved");
     assert!(matches!(&s.t.facts()[..], [Fact::Together(facts)] if facts.len() == 2));
-    s.pass(500);
+    s.pass(501);
     assert_eq!(s.t.bodies("q"), ["c"]);
     s.pass(500);
     assert_eq!(s.t.bodies("q"), ["c", "a"]);

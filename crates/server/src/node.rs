@@ -91,7 +91,8 @@ impl Node {
             let lead = store
                 .lead(vhost, Arc::clone(&listener) as Arc<dyn Watcher>)
                 .and_then(|lead| {
-                    let mut broker = Broker::recover(options, lead.recovered, clock.now())?;
+                    let started = clock.started();
+                    let mut broker = Broker::recover(options, lead.recovered, started)?;
                     let scheduler = scheduler::Registry::new(scheduler::Limits::default());
                     schedules.insert(Arc::clone(vhost), scheduler.metrics());
                     broker.schedule_with(clock.now(), Box::new(scheduler))?;

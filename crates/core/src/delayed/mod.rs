@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use slotmap::Key;
 
-use crate::delay::Due;
+use crate::delay::{self, Due};
 use crate::effect::Effects;
 use crate::event::Event;
 use crate::ids::{Lsn, Mono, Now, QueueId, QueueNumber, Seq, Wall};
@@ -54,8 +54,8 @@ pub(crate) struct Delayed {
     /// What the log knows them by, once there was one for it to keep.
     number: Option<QueueNumber>,
     rooms: [Room; 2],
-    /// Both clocks when the steady one started.
-    started: Option<Now>,
+    /// Both clocks when the steady one started: with the vhost, or with the first delay.
+    pub(crate) started: Option<Now>,
     /// Tells messages of the same millisecond apart.
     count: u64,
     /// Octets of the messages that are in memory.
@@ -64,6 +64,15 @@ pub(crate) struct Delayed {
     fresh: VecDeque<(Lsn, Seq)>,
     /// What was asked back from the log and has not come yet.
     fetching: Option<Fetch>,
+}
+
+/// A message that is about to wait, as soon as that is recorded.
+#[derive(Debug)]
+pub(crate) struct Held {
+    place: Seq,
+    message: Message,
+    /// What the log is told of it.
+    pub(crate) kept: Option<Fact>,
 }
 
 impl Default for Delayed {
@@ -142,13 +151,47 @@ impl Vhost {
         happened: Option<Fact>,
         fx: &mut Effects,
     ) -> Lsn {
+        let held = self.hold_back(user, message, due, fx);
+        let kept = held.kept.clone();
+        let safe = self.record_all(happened.into_iter().chain(kept), fx);
+        self.await_all(vec![held], safe, fx);
+        safe
+    }
+
+    /// What was routed last has come to exchanges that hold it back: a copy for each of them, as if
+    /// it had been published there. `copies` are further keys that it goes to.
+    pub(crate) fn hold_on_the_way(
+        &mut self,
+        user: &Arc<str>,
+        message: &Message,
+        copies: &[String],
+        fx: &mut Effects,
+    ) -> Vec<Held> {
+        if self.router.delaying.is_empty() {
+            return Vec::new();
+        }
+        let Some(due) = delay::x_delay(message) else {
+            return Vec::new();
+        };
+        let delaying = std::mem::take(&mut self.router.delaying);
+        let exchanges = delaying.iter().filter_map(|&id| self.exchanges.get(id));
+        let names: Vec<Arc<str>> = exchanges.map(|x| Arc::clone(&x.name)).collect();
+        let copy = |name: Arc<str>| {
+            let message = delay::held_by(&name, message, copies);
+            self.hold_back(user, message, due, fx)
+        };
+        names.into_iter().map(copy).collect()
+    }
+
+    /// Finds a place for a message that is to wait, and says what there is to record about it.
+    fn hold_back(&mut self, user: &Arc<str>, message: Message, due: Due, fx: &mut Effects) -> Held {
         self.work += 1;
         self.metrics.delayed += 1;
         let (clock, due) = match due {
             Due::At(at) => (Clock::Wall, at),
             Due::AfterMs(ms) => {
                 let now = self.delayed.now(Clock::Steady, self.now);
-                (Clock::Steady, Wall(now.0.saturating_add(ms)))
+                (Clock::Steady, delay::ends(now, ms))
             }
         };
         let place = self.delayed_place(clock, due);
@@ -161,11 +204,23 @@ impl Vhost {
                 places: Places::from_elem((number, place), 1),
             }
         });
-        let safe = self.record_all(happened.into_iter().chain(kept), fx);
-        self.await_due(place, message, safe);
-        self.set_delay_timer(clock);
+        Held {
+            place,
+            message,
+            kept,
+        }
+    }
+
+    /// These wait from here on.
+    pub(crate) fn await_all(&mut self, held: Vec<Held>, safe: Lsn, fx: &mut Effects) {
+        if held.is_empty() {
+            return;
+        }
+        for Held { place, message, .. } in held {
+            self.await_due(place, message, safe);
+            self.set_delay_timer(Clock::of(place));
+        }
         self.page_out_delayed(fx);
-        safe
     }
 
     /// A place that was not given to another message in living memory: also those that have left

@@ -10,6 +10,7 @@ use crate::ids::{Lsn, Seq, Wall};
 use crate::message::Message;
 use crate::method::take_copies;
 use crate::record::{Fact, Places};
+use crate::schedule::Ending;
 use crate::vhost::Vhost;
 
 /// A delayed message, to be shown.
@@ -68,25 +69,31 @@ impl Vhost {
         self.work += 1;
         self.metrics.delayed_released += 1;
         let settled = self.no_longer_delayed(place, &message);
-        let (message, copies) = as_published(message);
+        let exchange = self.exchange_names.get(message.exchange()).copied();
+        let waited_here = exchange.and_then(|id| self.exchanges.get(id));
+        let (message, copies) = as_published(message, waited_here.is_some_and(|x| x.delays));
         self.router.queues.clear();
-        if let Some(&exchange) = self.exchange_names.get(message.exchange()) {
+        self.router.delaying.clear();
+        if let Some(exchange) = exchange {
             let keys: Vec<&str> = std::iter::once(message.routing_key())
                 .chain(copies.iter().map(String::as_str))
                 .collect();
             self.walk(exchange, &keys, &message);
         }
-        if self.router.queues.is_empty() {
+        if self.router.queues.is_empty() && self.router.delaying.is_empty() {
             self.metrics.unroutable_dropped += 1;
+            self.note_ending(&message, Ending::Died);
         }
         self.refuse_overflow(&message, fx);
+        let held = self.hold_on_the_way(&Arc::from(""), &message, &copies, fx);
         let queues = std::mem::take(&mut self.router.queues);
         self.metrics.routed += queues.len() as u64;
-        let safe = self.record_letter(settled, &message, &queues, fx);
+        let safe = self.record_letter(settled, &message, &queues, &held, fx);
         for &id in &queues {
             self.offer_when(id, message.clone(), safe, fx);
         }
         self.router.queues = queues;
+        self.await_all(held, safe, fx);
         self.bury(fx);
     }
 
@@ -182,14 +189,15 @@ impl Vhost {
     }
 }
 
-/// The message as its consumers see it, and further keys that it goes to.
-fn as_published(message: Message) -> (Message, Vec<String>) {
+/// The message as its consumers see it, and further keys that it goes to. Its exchange may be one
+/// that looks at `x-delay`, which holds once.
+fn as_published(message: Message, x_delay: bool) -> (Message, Vec<String>) {
     let mut properties = message.properties();
     let Some(headers) = &mut properties.headers else {
         return (message, Vec::new());
     };
     let (copies, stripped) = take_copies(headers);
-    let negated = delay::negate(headers);
+    let negated = x_delay && delay::negate(headers);
     if stripped || negated {
         (message.with_properties(&properties), copies)
     } else {

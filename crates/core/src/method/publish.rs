@@ -82,14 +82,12 @@ impl Vhost {
             let due;
             (message, copies, due) = self.look_at_properties(from, exchange, message)?;
             if let Some(due) = due {
-                return self.publish_later(from, mandatory, message, due, fx);
+                return self.publish_later(from, mandatory, message, &copies, due, fx);
             }
         }
         let memo = if !copies.keys.is_empty() {
             let own = message.routing_key().to_owned();
-            let keys: Vec<&str> = std::iter::once(own.as_str())
-                .chain(copies.keys.iter().map(String::as_str))
-                .collect();
+            let keys = copies.with(&own);
             self.walk(exchange, &keys, &message);
             if exchange == self.default_exchange
                 && self.reply_to_any(&keys, &message, fx)
@@ -111,6 +109,9 @@ impl Vhost {
             }
             self.route(exchange, &message)
         };
+        if !self.router.delaying.is_empty() {
+            return self.publish_in_part(from, mandatory, message, &copies, fx);
+        }
         let Some(channel) = self.channels.get_mut(from.key) else {
             return Ok(());
         };
@@ -153,13 +154,14 @@ impl Vhost {
         from: Origin,
         mandatory: bool,
         message: Message,
+        copies: &Copies,
         due: Due,
         fx: &mut Effects,
     ) -> Result<(), AmqpError> {
         if mandatory {
             let exchange = self.find_exchange(message.exchange())?;
-            self.walk(exchange, &[message.routing_key()], &message);
-            if self.router.queues.is_empty() {
+            self.walk(exchange, &copies.with(message.routing_key()), &message);
+            if self.router.queues.is_empty() && self.router.delaying.is_empty() {
                 self.unroutable(from, mandatory, message, fx);
                 self.confirm_when(from.key, Lsn(0));
                 return Ok(());
@@ -181,6 +183,64 @@ impl Vhost {
         let user = self.user_of(from);
         let safe = self.hold(&user, message, due, None, fx);
         self.confirm_when(from.key, safe);
+        Ok(())
+    }
+
+    /// Takes in a message that exchanges on its way hold back: what queues get at once and what
+    /// waits is one record.
+    fn publish_in_part(
+        &mut self,
+        from: Origin,
+        mandatory: bool,
+        message: Message,
+        copies: &Copies,
+        fx: &mut Effects,
+    ) -> Result<(), AmqpError> {
+        self.prepare_delays(fx);
+        let user = self.user_of(from);
+        let Some(channel) = self.channels.get_mut(from.key) else {
+            return Ok(());
+        };
+        if let Mode::Tx(tx) = &mut channel.mode {
+            let due = delay::x_delay(&message);
+            for id in std::mem::take(&mut self.router.delaying) {
+                let Some(exchange) = self.exchanges.get(id) else {
+                    continue;
+                };
+                tx.add(TxPublish {
+                    message: delay::held_by(&exchange.name, &message, &copies.keys),
+                    mandatory: false,
+                    queues: Vec::new(),
+                    due,
+                })?;
+            }
+            if self.router.queues.is_empty() {
+                return Ok(());
+            }
+            return tx.add(TxPublish {
+                message,
+                mandatory,
+                queues: self.router.queues.clone(),
+                due: None,
+            });
+        }
+        let held = self.hold_on_the_way(&user, &message, &copies.keys, fx);
+        let refused = self.refuse_overflow(&message, fx);
+        let queues = std::mem::take(&mut self.router.queues);
+        self.metrics.routed += queues.len() as u64;
+        let published = self.enqueued(&queues, &message, || user);
+        let kept = held.iter().filter_map(|held| held.kept.clone());
+        let safe = self.record_all(published.into_iter().chain(kept), fx);
+        for &id in &queues {
+            self.offer(id, message.clone(), fx);
+        }
+        self.router.queues = queues;
+        self.await_all(held, safe, fx);
+        if refused {
+            self.reject_publish(from, fx);
+        } else {
+            self.confirm_when(from.key, safe);
+        }
         Ok(())
     }
 
@@ -414,6 +474,12 @@ impl Vhost {
 }
 
 impl Copies {
+    /// All keys: the message's own first.
+    fn with<'a>(&'a self, own: &'a str) -> Vec<&'a str> {
+        let copies = self.keys.iter().map(String::as_str);
+        std::iter::once(own).chain(copies).collect()
+    }
+
     /// Adds the keys of a CC or BCC header: an array whose texts are routing keys.
     fn add(&mut self, headers: &FieldTable, name: &str) -> Result<(), AmqpError> {
         match headers.get(name) {

@@ -40,20 +40,10 @@ const ONCE: usize = 4;
 /// Nothing is put off for longer, in milliseconds.
 const AHEAD_MS: usize = 1_500;
 
-/// Clocks are read to the millisecond, so that a delay may end so much early.
-const EARLY_MS: u64 = 1;
-
-/// Over a restart it goes on by another clock, which is set by a third.
-const EARLY_AFTER_RESTART_MS: u64 = 3;
-
 /// What the broker was asked to publish.
 struct Promise {
     /// Not before this time, in milliseconds since 1970.
     due_ms: u64,
-    /// It was asked for in this run.
-    run: usize,
-    /// After so many milliseconds, not at a time.
-    is_delay: bool,
     confirmed: bool,
 }
 
@@ -284,15 +274,11 @@ impl<'a> Run<'a> {
         due_ms: u64,
         properties: Properties,
     ) -> io::Result<()> {
-        let fields = properties.headers.as_ref().unwrap();
-        let is_delay = fields.get("x-deliver-after").is_some();
         let body = name.as_bytes();
         let how = How::Persistent;
         self.link.publish_with(exchange, key, how, properties, body);
         let promise = Promise {
             due_ms,
-            run: self.number,
-            is_delay,
             confirmed: false,
         };
         self.book.promises.insert(name.clone(), promise);
@@ -341,12 +327,7 @@ impl<'a> Run<'a> {
         let (key, due_ms) = match &properties.message_id {
             None => {
                 let promise = &book.promises[body];
-                let early_ms = match promise.is_delay {
-                    false => 0,
-                    true if promise.run == self.number => EARLY_MS,
-                    true => EARLY_AFTER_RESTART_MS,
-                };
-                (body.to_owned(), promise.due_ms.saturating_sub(early_ms))
+                (body.to_owned(), promise.due_ms)
             }
             Some(id) => {
                 let id = String::from_utf8(id.to_vec()).unwrap();
