@@ -102,9 +102,10 @@ pub fn start_error(folder: &Path, error: &StoreError) -> StartError {
             let line = format!("{line}; see `leveret store check`");
             StartError::new(line).with_code(EXIT_CORRUPT)
         }
-        StoreError::Io { .. } | StoreError::Full | StoreError::Version { .. } => {
-            StartError::new(line)
-        }
+        StoreError::Io { .. }
+        | StoreError::Full
+        | StoreError::Version { .. }
+        | StoreError::Newer { .. } => StartError::new(line),
     }
 }
 

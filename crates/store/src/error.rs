@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::format::VERSION;
+
 /// Why the log does not do what it is asked to. One clear line each, for an operator.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum StoreError {
@@ -33,6 +35,16 @@ pub enum StoreError {
         file: String,
         /// The version of its format.
         version: u32,
+    },
+    /// There is a sound record of a kind that this program does not know: a newer one has written
+    /// it, and what it says cannot be left out.
+    Newer {
+        /// The file.
+        file: String,
+        /// Where in it, in octets.
+        offset: u64,
+        /// The number of the kind.
+        kind: u8,
     },
     /// A file that must be there is not.
     Missing {
@@ -70,6 +82,11 @@ impl fmt::Display for StoreError {
             Self::Version { file, version } => write!(
                 f,
                 "{file} has format version {version}, which this program does not know"
+            ),
+            Self::Newer { file, offset, kind } => write!(
+                f,
+                "{file} has a record of kind {kind} at octet {offset}, which this program does not \
+                 know: a newer version has written it (format version {VERSION})"
             ),
             Self::Missing { file } => write!(f, "{file} is missing"),
         }

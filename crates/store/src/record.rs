@@ -35,6 +35,14 @@ pub(crate) mod kind {
     pub(crate) const MOVED_TIMED: u8 = 19;
 }
 
+/// Whether records of this kind can be read.
+const fn is_known(kind: u8) -> bool {
+    matches!(
+        kind,
+        kind::VHOST_NAMED..=kind::NOTED | kind::PUBLISHED_TIMED | kind::MOVED_TIMED
+    )
+}
+
 /// Octets of the sum before each message.
 pub(crate) const BODY_SUM: u32 = 4;
 
@@ -400,6 +408,24 @@ pub(crate) fn decode_head(bytes: &[u8]) -> Option<Head<'_>> {
         what: decode_what(kind, &mut input, true)?,
     };
     input.is_empty().then_some(head)
+}
+
+/// The kind in a head that [`decode_head`] cannot read, if that is because it is not known.
+pub(crate) fn newer_kind(bytes: &[u8]) -> Option<u8> {
+    let mut input = Input(bytes);
+    let mut kind = input.u8()?;
+    if kind == kind::TOGETHER {
+        input.varint_u32()?;
+        input.varint()?;
+        for _ in 0..input.varint()? {
+            kind = input.u8()?;
+            if !is_known(kind) {
+                break;
+            }
+            decode_what(kind, &mut input, false)?;
+        }
+    }
+    (!is_known(kind)).then_some(kind)
 }
 
 fn decode_what<'a>(kind: u8, input: &mut Input<'a>, is_outer: bool) -> Option<What<'a>> {

@@ -472,8 +472,9 @@ impl<F: DiskFile> Replay<'_, F> {
             return Err(StoreError::corrupt(log_name(number), at, what));
         }
         self.add_segment(number, &heads)?;
-        for entry in Entries::new(&heads.list, number) {
-            let mut entry = entry.ok_or_else(|| bad_heads(number))?;
+        let mut entries = Entries::new(&heads.list, number);
+        while let Some(entry) = entries.next() {
+            let mut entry = entry.ok_or_else(|| entries.refusal())?;
             let vhost = entry.head.vhost;
             self.state
                 .apply_places(vhost, &entry.head.what, &mut entry.place);
@@ -501,8 +502,9 @@ impl<F: DiskFile> Replay<'_, F> {
     fn chain(&mut self, chain: &Chain, start: Position) -> Result<(), StoreError> {
         for read in &chain.segments {
             let number = read.number;
-            for entry in Entries::new(&read.heads.list, number) {
-                let mut entry = entry.ok_or_else(|| bad_heads(number))?;
+            let mut entries = Entries::new(&read.heads.list, number);
+            while let Some(entry) = entries.next() {
+                let mut entry = entry.ok_or_else(|| entries.refusal())?;
                 let at = Position {
                     segment: number,
                     offset: entry.frame,
@@ -533,8 +535,4 @@ impl<F: DiskFile> Replay<'_, F> {
         }
         Ok(())
     }
-}
-
-fn bad_heads(number: u32) -> StoreError {
-    StoreError::corrupt(log_name(number), 0, "its footer cannot be read")
 }

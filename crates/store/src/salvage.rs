@@ -18,7 +18,9 @@ use crate::options::Options;
 use crate::record::{Publish, What, kind, put_start, split_time};
 use crate::recovery::recover;
 use crate::scan::{batch_places, scan};
-use crate::segment::{Entries, footer_of, frame_at, log_name, parse_name, read_all, read_body};
+use crate::segment::{
+    Entries, footer_of, frame_at, log_name, newer_in, parse_name, read_all, read_body,
+};
 use crate::state::{Place, Segment, State};
 
 /// Messages written at a time when salvaging.
@@ -40,7 +42,7 @@ pub struct Findings {
 /// Reads every octet of a log that nobody has open, and changes nothing.
 ///
 /// # Errors
-/// `Io` if it cannot be read; `Version`: nothing is known about such files.
+/// `Io` if it cannot be read; `Version` and `Newer`: too little is known about such files.
 pub fn check<D: Disk>(disk: &D) -> Result<Findings, StoreError> {
     let mut findings = Findings::default();
     let mut end = None;
@@ -56,7 +58,9 @@ pub fn check<D: Disk>(disk: &D) -> Result<Findings, StoreError> {
                 )
             });
         }
-        Err(error @ (StoreError::Io { .. } | StoreError::Version { .. })) => return Err(error),
+        Err(
+            error @ (StoreError::Io { .. } | StoreError::Version { .. } | StoreError::Newer { .. }),
+        ) => return Err(error),
         Err(error) => findings.problems.push(error.to_string()),
     }
     for number in numbers(disk)? {
@@ -101,8 +105,8 @@ pub struct Salvaged {
 /// A settle that is lost brings its message back; a message that is lost is lost.
 ///
 /// # Errors
-/// `Io`; `Full`; `Version`: nothing is known about such files. `Corrupt` if there is a log in the
-/// other directory.
+/// `Io`; `Full`; `Version` and `Newer`: too little is known about such files. `Corrupt` if there is a
+/// log in the other directory.
 pub fn salvage<F: Disk, T: Disk>(
     from: &F,
     to: T,
@@ -276,7 +280,11 @@ fn read_leniently<D: Disk>(
                 let file = log_name(number);
                 return Err(StoreError::Version { file, version });
             }
-            HeaderFound::Sound(_) => {}
+            HeaderFound::Sound(_) => {
+                if let Some(error) = newer_in(&image, number) {
+                    return Err(error);
+                }
+            }
             HeaderFound::Bad => problems.push(format!("{}: no sound header", log_name(number))),
         }
         lists.insert(number, lenient_list(&image, number, problems));

@@ -13,7 +13,7 @@ use crate::format::{
     BATCH, BATCH_MAGIC, BatchHeader, HEADER, Input, Position, TRAILER, Trailer, put_varint, sum,
     varint_len,
 };
-use crate::record::{BODY_SUM, Head, decode_head};
+use crate::record::{BODY_SUM, Head, decode_head, newer_kind};
 use crate::state::Place;
 
 /// Octets of a head's sum.
@@ -212,6 +212,8 @@ pub(crate) struct Heads {
     pub(crate) has_footer: bool,
     /// What is after the end, if the footer is not there.
     pub(crate) tail: Tail,
+    /// Where the batches end because of a record of a kind that is not known.
+    pub(crate) newer: Option<(u32, u8)>,
 }
 
 /// What a scan found where the batches end.
@@ -238,7 +240,18 @@ pub(crate) fn read_heads<F: DiskFile>(file: &F, number: u32) -> Result<Heads, St
 pub(crate) fn scan<F: DiskFile>(file: &F, number: u32) -> Result<Heads, StoreError> {
     let image = file.reread().and_then(|()| read_all(file));
     let failed = |error: io::Error| StoreError::io(format!("read {}", log_name(number)), &error);
-    Ok(scan_batches(&image.map_err(failed)?, number))
+    let heads = scan_batches(&image.map_err(failed)?, number);
+    heads
+        .newer
+        .map_or(Ok(heads), |found| Err(newer(number, found)))
+}
+
+fn newer(number: u32, (at, kind): (u32, u8)) -> StoreError {
+    StoreError::Newer {
+        file: log_name(number),
+        offset: u64::from(at),
+        kind,
+    }
 }
 
 fn read_footer<F: DiskFile>(file: &F, number: u32) -> io::Result<Option<Heads>> {
@@ -269,6 +282,7 @@ fn heads_of(trailer: &Trailer, bytes: &[u8], number: u32, footer: &[u8]) -> Opti
         end: trailer.end,
         has_footer: true,
         tail: Tail::default(),
+        newer: None,
     })
 }
 
@@ -313,7 +327,11 @@ pub(crate) fn scan_batches(image: &[u8], number: u32) -> Heads {
         let mut at = start;
         while at < stop {
             let Some((head, after)) = frame_at(image, number, at, stop) else {
-                heads.tail.broken = Some("a record is not what was written");
+                heads.newer = newer_at(image, number, at, stop).map(|kind| (at, kind));
+                heads.tail.broken = Some(match heads.newer {
+                    Some(_) => "a newer version has written a record that is not known here",
+                    None => "a record is not what was written",
+                });
                 heads.tail.bytes = u64::from(stop - at);
                 // What is sound of the batch stays.
                 heads.end = if at == start { heads.end } else { at };
@@ -357,16 +375,8 @@ fn batch_at(image: &[u8], number: u32, at: u32) -> Option<BatchHeader> {
 
 /// The head of the frame at this place, and where the frame ends, if all of it is sound.
 pub(crate) fn frame_at(image: &[u8], number: u32, at: u32, stop: u32) -> Option<(&[u8], u32)> {
-    let frame = image.get(at as usize..stop as usize)?;
-    let mut input = Input(frame);
-    let len = usize::try_from(input.varint()?).ok()?;
-    let expected = input.u32()?;
     let here = |input: &Input<'_>| stop.checked_sub(u32::try_from(input.0.len()).ok()?);
-    let start = here(&input)?;
-    let bytes = input.take(len)?;
-    if sum(number, start, bytes) != expected {
-        return None;
-    }
+    let (bytes, mut input) = head_at(image, number, at, stop)?;
     let head = decode_head(bytes)?;
     let mut is_sound = true;
     head.what.each_body(&mut |len| {
@@ -383,12 +393,38 @@ pub(crate) fn frame_at(image: &[u8], number: u32, at: u32, stop: u32) -> Option<
     is_sound.then_some((bytes, here(&input)?))
 }
 
+/// The octets of the head of the frame at this place, if they are sound, and what follows them.
+fn head_at(image: &[u8], number: u32, at: u32, stop: u32) -> Option<(&[u8], Input<'_>)> {
+    let mut input = Input(image.get(at as usize..stop as usize)?);
+    let len = usize::try_from(input.varint()?).ok()?;
+    let expected = input.u32()?;
+    let start = stop.checked_sub(u32::try_from(input.0.len()).ok()?)?;
+    let bytes = input.take(len)?;
+    (sum(number, start, bytes) == expected).then_some((bytes, input))
+}
+
+/// The kind of the frame at this place, if its head is sound and only that is not known.
+fn newer_at(image: &[u8], number: u32, at: u32, stop: u32) -> Option<u8> {
+    newer_kind(head_at(image, number, at, stop)?.0)
+}
+
+/// What is said of a file with a record of a kind that is not known, if there is one.
+pub(crate) fn newer_in(image: &[u8], number: u32) -> Option<StoreError> {
+    let heads = footer_of(image, number).unwrap_or_else(|| scan_batches(image, number));
+    let mut entries = Entries::new(&heads.list, number);
+    while entries.next().flatten().is_some() {}
+    let found = entries.newer.or(heads.newer)?;
+    Some(newer(number, found))
+}
+
 /// The heads of a list, one after the other, each with the place of its first body.
 #[derive(Debug)]
 pub(crate) struct Entries<'a> {
     input: Input<'a>,
     number: u32,
     frame_end: u32,
+    /// Where it ends early because of a head of a kind that is not known.
+    newer: Option<(u32, u8)>,
 }
 
 /// A head with where it is.
@@ -407,6 +443,7 @@ impl<'a> Entries<'a> {
             input: Input(list),
             number,
             frame_end: HEADER,
+            newer: None,
         }
     }
 
@@ -416,6 +453,7 @@ impl<'a> Entries<'a> {
             input: Input(list.get(mark.0..).unwrap_or_default()),
             number,
             frame_end: mark.1,
+            newer: None,
         }
     }
 
@@ -423,11 +461,23 @@ impl<'a> Entries<'a> {
         (list.len() - self.input.0.len(), self.frame_end)
     }
 
+    /// Why there was none where there should have been one.
+    pub(crate) fn refusal(&self) -> StoreError {
+        let damaged = "its footer cannot be read";
+        self.newer.map_or_else(
+            || StoreError::corrupt(log_name(self.number), 0, damaged),
+            |found| newer(self.number, found),
+        )
+    }
+
     fn entry(&mut self) -> Option<Entry<'a>> {
         let frame = self.frame_end.checked_add(self.input.varint_u32()?)?;
         let len = self.input.varint_u32()?;
         let bytes = self.input.take(len as usize)?;
-        let head = decode_head(bytes)?;
+        let Some(head) = decode_head(bytes) else {
+            self.newer = newer_kind(bytes).map(|kind| (frame, kind));
+            return None;
+        };
         let before = u32::try_from(frame_bytes(len as usize)).ok()?;
         let bodies = frame.checked_add(before)?;
         let end = bodies.checked_add(head.bodies()?)?;

@@ -105,6 +105,100 @@ fn files_of_version_1_stay_readable() {
     check_all_kinds(dir.path());
 }
 
+/// A CRC32C that fits one place of one segment only (docs/storage-format.md).
+fn placed(segment: u64, offset: usize, octets: &[u8]) -> u32 {
+    let place = segment << 32 | offset as u64;
+    crc32c::crc32c_append(crc32c::crc32c(&place.to_le_bytes()), octets)
+}
+
+/// A batch at `at` with one record, of which this is the head.
+fn batch(segment: u64, at: usize, head: &[u8]) -> Vec<u8> {
+    let sum = placed(segment, at + 28 + 1 + 4, head);
+    let mut frame = vec![u8::try_from(head.len()).expect("a short one")];
+    frame.extend_from_slice(&sum.to_le_bytes());
+    frame.extend_from_slice(head);
+    let mut batch = b"LVBT".to_vec();
+    batch.extend_from_slice(&u32::try_from(frame.len()).expect("short").to_le_bytes());
+    batch.extend_from_slice(&1_u32.to_le_bytes());
+    batch.extend_from_slice(&[0; 12]);
+    let sum = placed(segment, at, &batch);
+    batch.extend_from_slice(&sum.to_le_bytes());
+    batch.extend_from_slice(&frame);
+    batch
+}
+
+/// Footer and trailer for one batch with one record, at the end of a file of `size` octets.
+fn footer(segment: u64, size: usize, head: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(2 * head.len()).expect("a short one");
+    let mut footer = vec![28, len];
+    footer.extend_from_slice(head);
+    let (at, octets) = (size - 32 - footer.len(), footer.len());
+    let end = 64 + batch(segment, 64, head).len();
+    let mut trailer = b"LVRTFTR\0".to_vec();
+    trailer.extend_from_slice(&segment.to_le_bytes());
+    for number in [at, octets, end] {
+        trailer.extend_from_slice(&u32::try_from(number).expect("small").to_le_bytes());
+    }
+    let sum = crc32c::crc32c_append(placed(segment, at, &footer), &trailer);
+    footer.extend_from_slice(&trailer);
+    footer.extend_from_slice(&sum.to_le_bytes());
+    footer
+}
+
+/// They were taken for damage, or for a torn end, and cut off.
+#[test]
+fn a_record_of_a_kind_that_is_not_known_is_refused_and_nothing_is_touched() {
+    #[rustfmt::skip]
+    let heads: [(&[u8], u8, &str); 3] = [
+        (&[200, 1, 99, 7, 7],            200, "by itself"),
+        (&[17, 1, 99],                   17,  "a number that was never given"),
+        (&[11, 1, 99, 2, 10, 1, 9, 200], 200, "together with one that is known"),
+    ];
+    for (head, kind, why) in heads {
+        for sealed in [false, true] {
+            let dir = tempfile::tempdir_in(memory()).expect("a directory");
+            write_all_kinds(dir.path());
+            let path = logs(dir.path())[0].clone();
+            let mut image = fs::read(&path).expect("a segment");
+            let segment = scan(&image).segment.expect("a number");
+            let (at, size) = if sealed {
+                (64, image.len())
+            } else {
+                let end = usize::try_from(scan(&image).end).expect("small");
+                (end, image.len())
+            };
+            image[at..].fill(0);
+            let batch = batch(segment, at, head);
+            image[at..at + batch.len()].copy_from_slice(&batch);
+            if sealed {
+                let footer = footer(segment, size, head);
+                image[size - footer.len()..].copy_from_slice(&footer);
+            }
+            fs::write(&path, image).expect("written");
+            let before = contents(dir.path());
+            let file = path.file_name().expect("a name").to_string_lossy();
+            let expected = StoreError::Newer {
+                file: file.into_owned(),
+                offset: at as u64 + 28,
+                kind,
+            };
+            let error = open(dir.path()).map(|_| ()).expect_err(why);
+            assert_eq!(error, expected, "{why}, sealed: {sealed}");
+            let line = error.to_string();
+            assert!(
+                line.contains(&format!("a record of kind {kind} at octet")),
+                "{line}"
+            );
+            let disk = FileDisk::new(dir.path());
+            assert_eq!(check(&disk).map(|_| ()), Err(expected.clone()));
+            let to = tempfile::tempdir_in(memory()).expect("a directory");
+            let salvaged = salvage(&disk, FileDisk::new(to.path()), options(SMALL));
+            assert_eq!(salvaged.map(|_| ()), Err(expected));
+            assert_eq!(contents(dir.path()), before, "{why}, sealed: {sealed}");
+        }
+    }
+}
+
 #[test]
 fn a_sound_log_has_no_problems() {
     let dir = tempfile::tempdir_in(memory()).expect("a directory");
