@@ -10,7 +10,7 @@ use crate::log::{LogError, Recovered};
 use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::permission::Permissions;
-use crate::schedule::Scheduler;
+use crate::schedule::{Scheduler, Users};
 use crate::vhost::Vhost;
 
 /// One vhost: everything that can happen to it goes through [`Broker::handle`].
@@ -200,6 +200,12 @@ impl Broker {
     ) -> Result<(), LogError> {
         self.vhost.now = now;
         self.vhost.schedule_with(scheduler)
+    }
+
+    /// Has somebody asked from now on, whenever a schedule fires, whether its user may still publish
+    /// to its exchange. Nobody is asked otherwise.
+    pub fn ask_about_users(&mut self, users: Arc<dyn Users>) {
+        self.vhost.users = Some(users);
     }
 
     /// Obeys an order to the scheduler or about delayed messages, as if a user with these rights had

@@ -178,7 +178,7 @@ fn at(value: &FieldValue, now: Wall) -> Result<Wall, AmqpError> {
         )));
     }
     if ms > now + i128::from(DELAY_MAX_MS) {
-        return Err(too_far(AT));
+        return Err(too_far(AT, "2030-01-31T09:00:00Z"));
     }
     Ok(Wall(u64::try_from(ms).unwrap_or_default()))
 }
@@ -186,13 +186,13 @@ fn at(value: &FieldValue, now: Wall) -> Result<Wall, AmqpError> {
 fn bounded(header: &str, ms: i128) -> Result<u64, AmqpError> {
     match u64::try_from(ms) {
         Ok(ms) if ms <= DELAY_MAX_MS => Ok(ms),
-        _ => Err(too_far(header)),
+        _ => Err(too_far(header, "60000 (milliseconds)")),
     }
 }
 
-fn too_far(header: &str) -> AmqpError {
+fn too_far(header: &str, example: &str) -> AmqpError {
     AmqpError::precondition_failed(format_args!(
-        "invalid header {header}: more than 100 years ahead"
+        "invalid header {header}: more than 100 years ahead; an example: {example}"
     ))
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::AmqpError;
 use crate::ids::ConnectionId;
 use crate::log::LogError;
+use crate::schedule::Refusal;
 
 /// Something worth a line in the log, or in an event exchange one day.
 #[derive(Clone, Debug)]
@@ -43,6 +44,17 @@ pub enum Event {
         queue: Arc<str>,
         /// Why.
         error: LogError,
+    },
+    /// The message of a schedule was not published.
+    FireRefused {
+        /// Its `message-id`: the schedule and the time.
+        run: String,
+        /// In whose name it would have been.
+        user: Arc<str>,
+        /// Where it would have gone.
+        exchange: String,
+        /// Why.
+        refusal: Refusal,
     },
     /// An exchange came to be.
     ExchangeCreated {

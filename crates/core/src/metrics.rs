@@ -48,6 +48,7 @@ counters! {
     delayed_released: "messages_delayed_released", "Delayed messages that were due.";
     delayed_cancelled: "messages_delayed_cancelled", "Delayed messages that somebody has cancelled.";
     schedules_fired: "schedules_fired", "Messages that schedules have published.";
+    schedules_refused: "schedules_refused", "Messages of schedules that were not published because their user may not do that any more.";
     rejected: "messages_rejected", "Messages refused to publishers in confirm mode (basic.nack).";
     paged_out: "messages_paged_out", "Messages let go from memory, to be read back from the log.";
     paged_in: "messages_paged_in", "Messages read back from the log.";

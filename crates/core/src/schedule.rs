@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::error::AmqpError;
 use crate::ids::Wall;
 use crate::message::Message;
+use crate::permission::Permissions;
 pub use crate::record::Note;
 
 /// Keeps the schedules of a vhost and says what is due.
@@ -51,6 +52,12 @@ pub trait Scheduler: fmt::Debug + Send {
     /// So many queues have taken the message that it fired. Called before anything else about it.
     fn routed(&mut self, now: Wall, run: &Run<'_>, queues: usize, deeds: &mut Deeds);
 
+    /// The message that it fired was not published, because its user may not do that any more. What
+    /// is wanted because of that is kept together with the notes of the fire.
+    fn refused(&mut self, now: Wall, run: &Run<'_>, _why: Refusal, deeds: &mut Deeds) {
+        self.routed(now, run, 0, deeds);
+    }
+
     /// A copy of a message of its went to a consumer.
     fn delivered(&mut self, now: Wall, run: &Run<'_>, consumer_tag: &str, deeds: &mut Deeds);
 
@@ -83,6 +90,23 @@ pub trait Rights {
     /// # Errors
     /// `ACCESS_REFUSED` (403) or `NOT_FOUND` (404).
     fn may_publish(&self, exchange: &str) -> Result<(), AmqpError>;
+}
+
+/// Who may do what in a vhost at this moment: asked when something is published in the name of a user
+/// who need not be there.
+pub trait Users: fmt::Debug + Send + Sync {
+    /// The rights of a user in this vhost; None if there is no such user, or if the vhost is closed
+    /// to it.
+    fn permissions(&self, user: &str) -> Option<Permissions>;
+}
+
+/// Why a message that a schedule fired is not published.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Refusal {
+    /// There is no such user any more, or the vhost is closed to it.
+    NoUser,
+    /// The user may not write to the exchange any more.
+    NoRight,
 }
 
 /// What a scheduler wants done, in order.
@@ -121,6 +145,15 @@ pub enum Ending {
     Died,
     /// Its queue was purged or deleted.
     Removed,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoUser => "its user is gone, or the vhost is closed to that user",
+            Self::NoRight => "its user may not write to the exchange any more",
+        })
+    }
 }
 
 impl fmt::Debug for Order<'_> {

@@ -11,6 +11,7 @@ use crate::connection::Origin;
 use crate::delay;
 use crate::effect::Effects;
 use crate::error::{AmqpError, Named};
+use crate::event::Event;
 use crate::exchange::Exchange;
 use crate::ids::{ExchangeId, Lsn};
 use crate::log::LogError;
@@ -18,7 +19,7 @@ use crate::map::Map;
 use crate::message::Message;
 use crate::permission::{Access, Permissions};
 use crate::record::Fact;
-use crate::schedule::{Deeds, Ending, Fire, Order, Rights, Run, Scheduler};
+use crate::schedule::{Deeds, Ending, Fire, Order, Refusal, Rights, Run, Scheduler};
 use crate::timer::Timer;
 use crate::vhost::Vhost;
 
@@ -254,6 +255,9 @@ impl Vhost {
     /// Publishes a message that is due, in one record with what is noted about it.
     fn fire(&mut self, fire: Fire, fx: &mut Effects) -> Lsn {
         self.work += 1;
+        if let Some(refusal) = self.refusal(&fire) {
+            return self.refuse_fire(fire, refusal, fx);
+        }
         self.metrics.schedules_fired += 1;
         let Fire {
             user,
@@ -299,6 +303,36 @@ impl Vhost {
         self.router.queues = queues;
         self.await_all(held, safe, fx);
         safe
+    }
+
+    /// Whether the user of a schedule may not publish any more what it fires. That there is such an
+    /// exchange is looked at when it is routed.
+    fn refusal(&self, fire: &Fire) -> Option<Refusal> {
+        let users = self.users.as_ref()?;
+        let Some(permissions) = users.permissions(&fire.user) else {
+            return Some(Refusal::NoUser);
+        };
+        let may = permissions.allow(Access::Write, fire.message.exchange());
+        (!may).then_some(Refusal::NoRight)
+    }
+
+    /// Publishes nothing, and keeps that in one record.
+    fn refuse_fire(&mut self, fire: Fire, refusal: Refusal, fx: &mut Effects) -> Lsn {
+        self.metrics.schedules_refused += 1;
+        let properties = fire.message.properties();
+        let run = run_of(&properties);
+        let mut deeds = Deeds::default();
+        if let (Some(scheduler), Some(run)) = (&mut self.scheduler, &run) {
+            scheduler.refused(self.now.wall, run, refusal, &mut deeds);
+        }
+        fx.events.push(Event::FireRefused {
+            run: run.map(|run| run.message_id.to_owned()).unwrap_or_default(),
+            user: fire.user,
+            exchange: fire.message.exchange().to_owned(),
+            refusal,
+        });
+        let notes = fire.notes.into_iter().chain(deeds.notes);
+        self.record_all(notes.map(Fact::Noted), fx)
     }
 
     /// A copy of a message has left its queue.

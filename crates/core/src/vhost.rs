@@ -44,7 +44,7 @@ use crate::permission::{Access, Permissions};
 use crate::queue::Queue;
 use crate::record::{Fact, Note, Places};
 use crate::router::Router;
-use crate::schedule::Scheduler;
+use crate::schedule::{Scheduler, Users};
 use crate::schedules::News;
 use crate::timer::Timers;
 
@@ -103,6 +103,8 @@ pub(crate) struct Vhost {
     /// Publishes by itself, if there is one.
     pub(crate) scheduler: Option<Box<dyn Scheduler>>,
     pub(crate) schedule_timer: Option<(Mono, TimerKey)>,
+    /// Who knows what users may do that are not there.
+    pub(crate) users: Option<Arc<dyn Users>>,
     /// What became of its messages, to be told before the turn ends.
     pub(crate) news: Vec<News>,
     /// What the log has kept for somebody who has not asked for it yet.
@@ -150,6 +152,7 @@ impl Vhost {
             delayed: Delayed::default(),
             scheduler: None,
             schedule_timer: None,
+            users: None,
             news: Vec::new(),
             notes: Vec::new(),
             logging: Vec::new(),

@@ -8,8 +8,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use common::*;
 use leveret_codec::{BasicGet, FieldValue, Properties, QueuePurge};
 use leveret_core::log::Recovered;
-use leveret_core::schedule::{Deeds, Ending, Fire, Note, Order, Run, Scheduler};
-use leveret_core::{AmqpError, Fact, Input, Lsn, Message, Outcome, Wall};
+use leveret_core::schedule::{Deeds, Ending, Fire, Note, Order, Refusal, Run, Scheduler, Users};
+use leveret_core::{AmqpError, Event, Fact, Input, Lsn, Message, Outcome, Permissions, Wall};
 
 /// Fires `body` to the queue that an order names, so many milliseconds after it.
 #[derive(Debug)]
@@ -78,6 +78,11 @@ impl Scheduler for Echo {
 
     fn routed(&mut self, _now: Wall, _run: &Run<'_>, queues: usize, _deeds: &mut Deeds) {
         self.heard.send(format!("routed {queues}")).expect("a test");
+    }
+
+    fn refused(&mut self, _now: Wall, _run: &Run<'_>, why: Refusal, deeds: &mut Deeds) {
+        self.heard.send(format!("refused {why:?}")).expect("a test");
+        deeds.notes.push(note("refused"));
     }
 
     fn delivered(&mut self, _now: Wall, run: &Run<'_>, tag: &str, deeds: &mut Deeds) {
@@ -336,6 +341,64 @@ fn notes_come_back_after_a_restart_and_a_replan_is_passed_on() {
     assert_eq!(s.heard(), ["recovered a", "recovered b"]);
     s.t.step(Input::Replan);
     assert_eq!(s.heard(), ["replan"]);
+}
+
+// ---- in whose name
+
+/// May write to what its pattern says, as long as it is there.
+#[derive(Debug)]
+struct Guest(std::sync::Mutex<Option<&'static str>>);
+
+impl Users for Guest {
+    fn permissions(&self, user: &str) -> Option<Permissions> {
+        assert_eq!(user, "guest");
+        let write = *self.0.lock().expect("a test");
+        Some(Permissions::new("", write?, "").expect("a pattern"))
+    }
+}
+
+/// Once the rights were judged when the schedule was made, and never again.
+#[test]
+fn what_a_user_may_not_do_any_more_a_schedule_does_not_do_either() {
+    let mut s = Scheduled::new();
+    let guest = Arc::new(Guest(std::sync::Mutex::new(Some("^amq\\.default$"))));
+    s.t.broker
+        .ask_about_users(Arc::clone(&guest) as Arc<dyn Users>);
+    for ms in [10, 20, 30, 40] {
+        s.order("q", ms, &ms.to_string());
+    }
+    s.t.facts();
+    s.heard();
+    s.t.pass_ms(10);
+    assert_eq!(s.heard(), ["routed 1"]);
+    assert_eq!(s.t.bodies("q"), ["10"]);
+    s.heard();
+    let refusals = [
+        (None, Refusal::NoUser),
+        (Some("^elsewhere$"), Refusal::NoRight),
+    ];
+    for (write, refusal) in refusals {
+        *guest.0.lock().expect("a test") = write;
+        s.t.facts();
+        s.t.events.clear();
+        s.t.pass_ms(10);
+        assert_eq!(s.heard(), [format!("refused {refusal:?}")]);
+        let facts = s.t.facts();
+        let [Fact::Together(notes)] = &facts[..] else {
+            panic!("{facts:?}");
+        };
+        assert_eq!(notes.len(), 2, "that it was to run, and what came of it");
+        let told = s.t.events.iter().any(
+            |event| matches!(event, Event::FireRefused { refusal: why, .. } if *why == refusal),
+        );
+        assert!(told, "a line in the log");
+    }
+    assert_eq!(s.t.bodies("q"), ["10"]);
+    let metrics = s.t.broker.metrics();
+    assert_eq!((metrics.schedules_fired, metrics.schedules_refused), (1, 2));
+    *guest.0.lock().expect("a test") = Some(".*");
+    s.t.pass_ms(10);
+    assert_eq!(s.t.bodies("q"), ["10", "40"], "the right is back");
 }
 
 // ---- orders about delayed messages

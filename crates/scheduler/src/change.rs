@@ -89,7 +89,7 @@ impl Registry {
         if old.is_none() && self.len() >= schedules_max && self.ended.is_empty() {
             return refuse(format!(
                 "there are {schedules_max} schedules in this vhost, and no more may be made; \
-                 delete some"
+                 delete some, or raise the setting schedules_max"
             ));
         }
         let freed = old.map_or(0, |old| octets(&old.definition));

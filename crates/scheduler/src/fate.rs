@@ -1,7 +1,7 @@
 //! What becomes of the messages that were fired, as the broker tells it.
 
 use leveret_core::ids::Wall;
-use leveret_core::schedule::Deeds;
+use leveret_core::schedule::{Deeds, Refusal};
 
 use crate::agenda::{Slot, Task};
 use crate::metrics::Counter;
@@ -28,6 +28,19 @@ impl Registry {
             0 => self.run_settled(now, message_id, Outcome::Unrouted, deeds),
             1 => {} // what a run is taken for anyway
             _ => self.keep_run(slot, number, deeds),
+        }
+    }
+
+    pub(crate) fn run_refused(
+        &mut self,
+        now: Wall,
+        message_id: &str,
+        why: Refusal,
+        deeds: &mut Deeds,
+    ) {
+        if let Some((slot, number)) = self.run(message_id) {
+            self.change_run(slot, number, |run| run.queues = Some(0));
+            self.run_settled(now, message_id, why.into(), deeds);
         }
     }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use leveret_core::error::AmqpError;
 use leveret_core::ids::Wall;
-use leveret_core::schedule::{Deeds, Ending, Note, Order, Run as RunName, Scheduler};
+use leveret_core::schedule::{Deeds, Ending, Note, Order, Refusal, Run as RunName, Scheduler};
 
 use crate::agenda::{Agenda, Slot, Task};
 use crate::metrics::{Counter, Metrics};
@@ -323,6 +323,10 @@ impl Scheduler for Registry {
 
     fn routed(&mut self, now: Wall, run: &RunName<'_>, queues: usize, deeds: &mut Deeds) {
         self.run_routed(now, run.message_id, queues, deeds);
+    }
+
+    fn refused(&mut self, now: Wall, run: &RunName<'_>, why: Refusal, deeds: &mut Deeds) {
+        self.run_refused(now, run.message_id, why, deeds);
     }
 
     fn delivered(&mut self, now: Wall, run: &RunName<'_>, consumer_tag: &str, _deeds: &mut Deeds) {

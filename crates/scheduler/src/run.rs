@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use leveret_core::ids::Wall;
-use leveret_core::schedule::Ending;
+use leveret_core::schedule::{Ending, Refusal};
 
 use crate::octets::{Octets, put_text};
 use crate::time;
@@ -42,6 +42,10 @@ pub(crate) enum Outcome {
     Missed,
     /// It was not on disk when the broker stopped.
     Lost,
+    /// It was not published: the user of the schedule is gone.
+    UserGone,
+    /// It was not published: the user may not write to the exchange any more.
+    NoRight,
 }
 
 /// An entry of a schedule's history.
@@ -103,11 +107,13 @@ impl Outcome {
             Self::Overlapped => "skipped: the run before was not over",
             Self::Missed => "missed",
             Self::Lost => "lost",
+            Self::UserGone => "refused: its user is gone, or the vhost is closed to that user",
+            Self::NoRight => "refused: its user may not write to the exchange any more",
         }
     }
 
     /// In the order of how bad they are; the numbers are kept on disk.
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Acked,
         Self::Removed,
         Self::Died,
@@ -115,6 +121,8 @@ impl Outcome {
         Self::Overlapped,
         Self::Missed,
         Self::Lost,
+        Self::UserGone,
+        Self::NoRight,
     ];
 
     fn number(self) -> u8 {
@@ -131,6 +139,15 @@ impl From<Ending> for Outcome {
             Ending::Acked => Self::Acked,
             Ending::Died => Self::Died,
             Ending::Removed => Self::Removed,
+        }
+    }
+}
+
+impl From<Refusal> for Outcome {
+    fn from(why: Refusal) -> Self {
+        match why {
+            Refusal::NoUser => Self::UserGone,
+            Refusal::NoRight => Self::NoRight,
         }
     }
 }

@@ -6,7 +6,7 @@ mod desk;
 
 use desk::{Desk, message_id};
 use leveret_codec::FieldValue;
-use leveret_core::schedule::Ending;
+use leveret_core::schedule::{Ending, Refusal};
 
 const MONDAY: &str = "2026-11-23T10:00:00.000Z";
 
@@ -427,6 +427,32 @@ fn history_tells_what_became_of_runs() {
     );
     assert_eq!(runs[3]["ended"], "2026-11-23T10:03:00.250Z");
     assert_eq!(desk.registry.metrics().alarms(), 2, "since the start");
+}
+
+#[test]
+fn what_was_refused_is_in_the_history_with_the_reason() {
+    let mut desk = Desk::new(MONDAY);
+    desk.put(&[("name", "n"), ("every", "1m"), ("overlap", "skip")]);
+    for (until, why) in [
+        ("2026-11-23T10:01:00Z", Refusal::NoUser),
+        ("2026-11-23T10:02:00Z", Refusal::NoRight),
+    ] {
+        let ids = desk.pass(until);
+        assert_eq!(ids.len(), 1, "it goes on, and no run is under way");
+        desk.refused(&ids[0], why);
+    }
+    desk.restart("2026-11-23T10:02:30Z");
+    let history = desk.ask("history", "n");
+    let run = |n: usize| {
+        (
+            &history["runs"][n]["outcome"],
+            &history["runs"][n]["queues"],
+        )
+    };
+    let right = "refused: its user may not write to the exchange any more".into();
+    let gone = "refused: its user is gone, or the vhost is closed to that user".into();
+    assert_eq!(run(0), (&right, &0.into()));
+    assert_eq!(run(1), (&gone, &0.into()));
 }
 
 #[test]

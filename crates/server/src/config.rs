@@ -187,6 +187,9 @@ settings! {
     /// Most consumers of one channel.
     consumers_per_channel_max: usize = "10000", in "1" ..= "1000000";
 
+    /// Most schedules of one vhost. Ended ones make room, the oldest first.
+    schedules_max: usize = "200000", in "1" ..= "10000000";
+
     /// Name of a user that is made when the broker starts, with all rights in the vhost `/`.
     ///
     /// Takes the place of `guest`. Needs `default_pass`.

@@ -93,9 +93,13 @@ impl Node {
                 .and_then(|lead| {
                     let started = clock.started();
                     let mut broker = Broker::recover(options, lead.recovered, started)?;
-                    let scheduler = scheduler::Registry::new(scheduler::Limits::default());
+                    let scheduler = scheduler::Registry::new(scheduler::Limits {
+                        schedules_max: settings.schedules_max,
+                        ..scheduler::Limits::default()
+                    });
                     schedules.insert(Arc::clone(vhost), scheduler.metrics());
                     broker.schedule_with(clock.now(), Box::new(scheduler))?;
+                    broker.ask_about_users(Arc::new(config.accounts.in_vhost(vhost)));
                     Ok((lead.log, broker))
                 });
             let (journal, broker) = lead.map_err(|error| journal::lead_error(vhost, &error))?;

@@ -231,6 +231,14 @@ fn log_event(vhost: &str, event: &Event, link: Option<&Link>) {
         Event::FetchFailed { queue, error } => {
             tracing::error!(vhost, ?queue, %error, "messages cannot be read back from the log: the queue stands still");
         }
+        Event::FireRefused {
+            run,
+            user,
+            exchange,
+            refusal,
+        } => {
+            tracing::warn!(vhost, run, ?user, exchange, %refusal, "the message of a schedule was not published");
+        }
         Event::ExchangeCreated { exchange } => {
             tracing::debug!(vhost, ?exchange, "exchange created");
         }

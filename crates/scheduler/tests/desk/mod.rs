@@ -9,7 +9,7 @@ use leveret_codec::{FieldTable, FieldValue, Properties};
 use leveret_core::error::AmqpError;
 use leveret_core::ids::Wall;
 use leveret_core::message::Message;
-use leveret_core::schedule::{Deeds, Ending, Note, Order, Rights, Run, Scheduler};
+use leveret_core::schedule::{Deeds, Ending, Note, Order, Refusal, Rights, Run, Scheduler};
 use leveret_scheduler::{Limits, Registry, time};
 use serde_json::Value;
 
@@ -193,6 +193,13 @@ impl Desk {
         let mut deeds = Deeds::default();
         self.registry
             .routed(self.now, &Run { message_id: id }, queues, &mut deeds);
+        self.carry_out(deeds);
+    }
+
+    pub fn refused(&mut self, id: &str, why: Refusal) {
+        let mut deeds = Deeds::default();
+        self.registry
+            .refused(self.now, &Run { message_id: id }, why, &mut deeds);
         self.carry_out(deeds);
     }
 

@@ -25,6 +25,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use leveret_core::Permissions;
+use leveret_core::schedule::Users;
 use serde::Deserialize;
 
 use super::Settings;
@@ -62,6 +63,16 @@ pub struct User {
     pub loopback_only: bool,
     /// Rights by vhost; without an entry the vhost is closed to it.
     pub permissions: BTreeMap<Arc<str>, Permissions>,
+}
+
+/// What each user may do in one vhost, for whoever acts in a user's name.
+#[derive(Debug)]
+pub struct InVhost(BTreeMap<Arc<str>, Permissions>);
+
+impl Users for InVhost {
+    fn permissions(&self, user: &str) -> Option<Permissions> {
+        self.0.get(user).cloned()
+    }
 }
 
 /// The tables as they stand in the file.
@@ -120,6 +131,16 @@ impl Accounts {
             accounts.permit(permission)?;
         }
         Ok(accounts)
+    }
+
+    /// What each user may do in this vhost.
+    #[must_use]
+    pub fn in_vhost(&self, vhost: &str) -> InVhost {
+        let rights = self.users.iter().filter_map(|(name, user)| {
+            let permissions = user.permissions.get(vhost)?;
+            Some((Arc::clone(name), permissions.clone()))
+        });
+        InVhost(rights.collect())
     }
 
     /// Anybody who may log in with a password that is slow to check?

@@ -31,7 +31,14 @@ pub(crate) struct Broker {
 impl Broker {
     /// With the default settings but for these.
     pub(crate) fn start(settings: &[(&'static str, &str)]) -> Self {
+        Self::start_with(settings, "")
+    }
+
+    /// The same with what a configuration file says.
+    pub(crate) fn start_with(settings: &[(&'static str, &str)], file: &str) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
+        let path = data_dir.path().join("leveret.toml");
+        std::fs::write(&path, file).unwrap();
         let mut flags = BTreeMap::from([
             ("amqp_listen", "127.0.0.1:0".to_owned()),
             ("http_listen", "127.0.0.1:0".to_owned()),
@@ -45,7 +52,7 @@ impl Broker {
                 .iter()
                 .map(|&(name, value)| (name, value.to_owned())),
         );
-        let config = Config::load(&flags, |_| None, None).unwrap();
+        let config = Config::load(&flags, |_| None, Some(&path)).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
