@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::delayed::Ordered;
 use crate::effect::Effects;
 use crate::error::AmqpError;
 use crate::ids::{ConnectionId, Lsn, Mono, Now};
@@ -209,8 +210,7 @@ impl Broker {
     }
 
     /// Obeys an order to the scheduler or about delayed messages, as if a user with these rights had
-    /// published it to `amq.schedule`. The answer is JSON; it holds once the record is safe whose
-    /// number comes with it.
+    /// published it to `amq.schedule`.
     ///
     /// # Errors
     /// What to tell the user. Nothing has changed then.
@@ -221,7 +221,7 @@ impl Broker {
         permissions: &Permissions,
         order: &Message,
         fx: &mut Effects,
-    ) -> Result<(Vec<u8>, Lsn), AmqpError> {
+    ) -> Result<Ordered, AmqpError> {
         self.vhost.now = now;
         let answer = self.vhost.order(user, permissions, order, fx);
         self.vhost.end_turn(fx);

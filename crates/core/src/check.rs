@@ -314,6 +314,7 @@ impl Vhost {
             assert_eq!(channel.confirming, awaiting.contains(&key));
             if let Some(parked) = &channel.parked {
                 let waits = self.awaiting_log.contains(key)
+                    || self.delayed.looking.waiting.contains(&key)
                     || self
                         .queues
                         .values()

@@ -51,6 +51,7 @@ mod value;
 mod vhost;
 
 pub use broker::{Broker, Limits, Options, Totals};
+pub use delayed::Ordered;
 pub use effect::{Effects, Outbound};
 pub use error::{AmqpError, ReplyCode, Scope};
 pub use event::Event;

@@ -114,16 +114,21 @@ impl Vhost {
     pub(crate) fn park_for_queue(&mut self, from: Origin, id: QueueId, command: Command) {
         if let Some(queue) = self.queues.get_mut(id) {
             queue.logged.waiting.push(from.key);
-            self.park(from.key, Vec::new());
-            if let Some(channel) = self.channels.get_mut(from.key)
-                && let Some(parked) = &mut channel.parked
-            {
-                let bytes = cost(&command);
-                parked.bytes += bytes;
-                parked.commands.push_back(command);
-                if let Some(connection) = self.connections.get_mut(from.connection) {
-                    connection.parked_bytes += bytes;
-                }
+            self.park_with(from, command);
+        }
+    }
+
+    /// The channel waits from here on, and this command is the first to be obeyed then.
+    pub(crate) fn park_with(&mut self, from: Origin, command: Command) {
+        self.park(from.key, Vec::new());
+        if let Some(channel) = self.channels.get_mut(from.key)
+            && let Some(parked) = &mut channel.parked
+        {
+            let bytes = cost(&command);
+            parked.bytes += bytes;
+            parked.commands.push_back(command);
+            if let Some(connection) = self.connections.get_mut(from.connection) {
+                connection.parked_bytes += bytes;
             }
         }
     }

@@ -9,11 +9,13 @@ use slotmap::SlotMap;
 use crate::channel::Mode;
 use crate::connection::Origin;
 use crate::delay;
+use crate::delayed::Ordered;
 use crate::effect::Effects;
 use crate::error::{AmqpError, Named};
 use crate::event::Event;
 use crate::exchange::Exchange;
 use crate::ids::{ExchangeId, Lsn};
+use crate::input::Command;
 use crate::log::LogError;
 use crate::map::Map;
 use crate::message::Message;
@@ -131,7 +133,23 @@ impl Vhost {
         };
         let user = Arc::clone(&connection.peer.user);
         let permissions = connection.peer.permissions.clone();
-        let (answer, safe) = self.order(&user, &permissions, message, fx)?;
+        let is_gone = connection.gone;
+        let (answer, safe) = match self.order(&user, &permissions, message, fx)? {
+            Ordered::Done(answer, safe) => (answer, safe),
+            // It would wait for ever: nobody hears the answer, and it was not confirmed.
+            Ordered::Later if is_gone => return Ok(()),
+            Ordered::Later => {
+                self.metrics.published -= 1; // it comes once more
+                self.delayed.looking.waiting.push(from.key);
+                let command = Command::Publish {
+                    channel: from.number,
+                    mandatory: false,
+                    message: message.clone(),
+                };
+                self.park_with(from, command);
+                return Ok(());
+            }
+        };
         let properties = message.properties();
         if let Some(to) = properties.reply_to
             && let Ok(to) = std::str::from_utf8(&to)
@@ -159,7 +177,7 @@ impl Vhost {
         permissions: &Permissions,
         message: &Message,
         fx: &mut Effects,
-    ) -> Result<(Vec<u8>, Lsn), AmqpError> {
+    ) -> Result<Ordered, AmqpError> {
         self.work += 1;
         if let Some(answer) = self.order_about_delayed(user, permissions, message, fx) {
             return answer;
@@ -183,7 +201,7 @@ impl Vhost {
         let answer = scheduler.order(self.now.wall, &order, &mut deeds)?;
         let safe = self.carry_out(deeds, fx);
         self.set_schedule_timer();
-        Ok((answer, safe))
+        Ok(Ordered::Done(answer, safe))
     }
 
     /// The answer goes where the order said, by the default exchange.

@@ -20,6 +20,8 @@ pub(crate) enum Timer {
     Bury,
     /// Messages may be due to be delivered that waited for that by this clock.
     Delayed(Clock),
+    /// There may be more delayed messages to look for in the log.
+    Looking,
     /// Schedules may be due.
     Schedules,
     /// A read from the log had failed and is to be tried again.
@@ -90,6 +92,7 @@ impl Vhost {
                 Timer::Unsettled(channel) => self.check_unsettled(channel, fx),
                 Timer::Bury => self.bury_rest(fx),
                 Timer::Delayed(clock) => self.delayed_timer(clock, fx),
+                Timer::Looking => self.go_on_looking(fx),
                 Timer::Schedules => self.schedules_due(fx),
                 Timer::FetchAgain(queue) => self.fetch_again(queue, fx),
             }

@@ -669,6 +669,134 @@ fn a_read_that_fails_is_tried_again() {
     assert_eq!(t.broker.totals().ready, 200);
 }
 
+fn about(action: &str, id: &str, more: &[(&'static str, FieldValue)]) -> Properties {
+    let text = |text: &str| FieldValue::LongString(text.to_owned().into());
+    let mut properties = headers([
+        ("x-delayed-action", text(action)),
+        ("x-delayed-id", text(id)),
+    ]);
+    let table = properties.headers.get_or_insert_default();
+    for (name, value) in more {
+        table.insert(*name, value.clone());
+    }
+    properties
+}
+
+/// Five hundred of a KiB or so, nearly all of them in the log alone.
+fn far_away() -> (BrokerTest, Chan, Kept) {
+    let (mut t, ch, mut log) = with_memory(8_000);
+    for n in 0..500 {
+        let properties = Properties {
+            message_id: Some(format!("id-{n}").into()),
+            ..kept_after(1_000_000 + n * 10)
+        };
+        send(&mut t, ch, "q", properties, &"x".repeat(9_000));
+    }
+    log.take_in(&mut t);
+    (t, ch, log)
+}
+
+/// Only those in memory were found by their message-id, and none of the others could be moved.
+#[test]
+fn one_that_is_in_the_log_alone_is_looked_at_moved_and_cancelled_by_either_id() {
+    let (mut t, ch, mut log) = far_away();
+    let away = t.broker.metrics().paged_out;
+    assert!(away > 490, "{away}");
+    let mut ask = |t: &mut BrokerTest, properties: Properties| -> Result<String, String> {
+        let order = message_with("amq.schedule", "", properties, "");
+        let mut pages = 0;
+        loop {
+            let answer = t.order(&order).map_err(|error| error.text)?;
+            let answer = String::from_utf8(answer).expect("text");
+            if answer != "later" {
+                return Ok(format!("{pages} {answer}"));
+            }
+            // Until the look-up is over.
+            assert!(log.answer(t), "the log is asked");
+            pages += 1;
+            assert!(pages < 10, "it has an end");
+        }
+    };
+    let peeked = ask(&mut t, about("peek", "id-400", &[])).expect("it waits");
+    let (pages, peeked) = peeked.split_once(' ').expect("two");
+    assert!(
+        peeked.contains(r#""message_id":"id-400""#) && peeked.contains("xxx"),
+        "{peeked}"
+    );
+    assert!(matches!(pages, "3" | "4" | "5"), "a page is a MiB: {pages}");
+    let id = peeked.find(r#""id":""#).map(|at| &peeked[at + 6..at + 22]);
+    let id = id.expect("the broker's own").to_owned();
+    // Each is in memory for as long as it takes.
+    pass(&mut t, 10);
+    t.broker.check_invariants();
+
+    let again = ask(&mut t, about("peek", &id, &[])).expect("it waits");
+    assert!(
+        again.starts_with("1 {") && again.contains("id-400"),
+        "one read: {again}"
+    );
+    let soon = [("x-deliver-after", FieldValue::I32(500))];
+    let moved = ask(&mut t, about("retime", &id, &soon)).expect("moved");
+    assert!(moved.contains("id-400"), "{moved}");
+    ask(&mut t, about("retime", "id-300", &soon)).expect("moved");
+    ask(&mut t, about("cancel", "id-200", &[])).expect("cancelled");
+    let gone = ask(&mut t, about("cancel", "id-200", &[])).expect_err("it is gone");
+    assert_eq!(gone, "NOT_FOUND - no delayed message 'id-200' in vhost '/'");
+    assert_eq!(waiting(&t), 499);
+    pass_delay(&mut t, 500);
+    assert_eq!((t.broker.totals().ready, waiting(&t)), (2, 497));
+    t.broker.check_invariants();
+
+    // A client that asks waits, and so does what it says on that channel after that.
+    t.confirm_select(ch);
+    t.heard(ch);
+    t.publish_with(
+        ch,
+        message_with("amq.schedule", "", about("cancel", "id-100", &[]), ""),
+        false,
+    );
+    t.publish_with(ch, message_with("", "q", persistent(), "behind it"), false);
+    assert_eq!(t.heard(ch), [""; 0], "it is looked for");
+    log.answer_all(&mut t);
+    let heard = t.heard(ch);
+    assert!(
+        heard
+            .last()
+            .is_some_and(|line| line.starts_with("confirm 2")),
+        "{heard:?}"
+    );
+    assert_eq!((t.broker.totals().ready, waiting(&t)), (3, 496));
+}
+
+#[test]
+fn a_look_up_that_cannot_be_read_is_refused_and_one_whose_client_leaves_is_dropped() {
+    let (mut t, ch, mut log) = far_away();
+    t.publish_with(
+        ch,
+        message_with("amq.schedule", "", about("peek", "id-9", &[]), ""),
+        false,
+    );
+    let fetch = t.fetches.pop().expect("a fetch");
+    t.step(Input::Fetched(Fetched {
+        queue: fetch.queue,
+        messages: Vec::new(),
+        error: Some(LogError::Unavailable("not now".to_owned())),
+    }));
+    let text = "PRECONDITION_FAILED - delayed messages cannot be read from the log: not now";
+    t.expect_close(ch, 406, text);
+    let ch = t.client();
+    t.publish_with(
+        ch,
+        message_with("amq.schedule", "", about("peek", "id-9", &[]), ""),
+        false,
+    );
+    t.step(Input::Closed(ch.connection));
+    log.answer_all(&mut t);
+    pass(&mut t, 10);
+    assert_eq!(waiting(&t), 500);
+    t.broker.check_invariants();
+}
+
 /// Their own time runs from when they are delivered: nothing expires while it waits, in memory, in
 /// the log alone, or over a restart.
 #[test]

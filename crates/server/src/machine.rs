@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 
 use leveret_core::log::Log;
 use leveret_core::{
-    AmqpError, Broker, Command, ConnectionId, Effects, Event, Input, Lsn, Message, Now, Outbound,
-    Peer, Permissions,
+    AmqpError, Broker, Command, ConnectionId, Effects, Event, Input, Lsn, Message, Now, Ordered,
+    Outbound, Peer, Permissions,
 };
 use slotmap::{SecondaryMap, SlotMap};
 use tokio::sync::{Notify, oneshot};
@@ -58,6 +58,8 @@ pub(crate) struct Vhost {
     safe: Lsn,
     /// Orders that were obeyed, with the record that has to be safe before anybody hears of it.
     obeyed: VecDeque<(Lsn, Vec<u8>, OrderReply)>,
+    /// Orders about messages that have to be read from the log first.
+    looking: Vec<Order>,
     ids: Arc<Mutex<SlotMap<ConnectionId, ()>>>,
     timer: Arc<Timer>,
     clock: Clock,
@@ -174,6 +176,7 @@ impl Vhost {
             appended: Lsn(0),
             safe: Lsn(0),
             obeyed: VecDeque::new(),
+            looking: Vec::new(),
             ids,
             timer,
             clock,
@@ -240,7 +243,13 @@ impl Vhost {
                     Input::Alarm(_) => self.credit(),
                     _ => {}
                 }
+                let has_read = matches!(input, Input::Fetched(_));
                 self.handle(now, None, input);
+                if has_read {
+                    for order in std::mem::take(&mut self.looking) {
+                        self.obey_order(now, order);
+                    }
+                }
             }
             Entry::Order(order) => self.obey_order(now, *order),
             Entry::Line(_) => {} // never in a line itself
@@ -275,26 +284,28 @@ impl Vhost {
     }
 
     fn obey_order(&mut self, now: Now, order: Order) {
-        let Order {
-            user,
-            permissions,
-            message,
-            reply,
-        } = order;
-        if self.obeyed.len() >= ORDERS_WAITING_MAX {
-            let _ = reply.send(Err(AmqpError::resource_error("too many orders at once")));
+        if self.obeyed.len() + self.looking.len() >= ORDERS_WAITING_MAX {
+            let _ = order
+                .reply
+                .send(Err(AmqpError::resource_error("too many orders at once")));
             return;
         }
         let mut answer = Err(internal_error());
         self.guard(None, |broker, fx| {
-            answer = broker.order(now, &user, &permissions, &message, fx);
+            answer = broker.order(now, &order.user, &order.permissions, &order.message, fx);
         });
+        if matches!(answer, Ok(Ordered::Later)) {
+            self.looking.push(order);
+            return;
+        }
+        let reply = order.reply;
         // An answer that nobody waits for any more goes nowhere.
         match answer {
-            Ok((answer, safe)) if safe > self.broker.durable() => {
+            Ok(Ordered::Later) => {}
+            Ok(Ordered::Done(answer, safe)) if safe > self.broker.durable() => {
                 self.obeyed.push_back((safe, answer, reply));
             }
-            Ok((answer, _)) => {
+            Ok(Ordered::Done(answer, _)) => {
                 let _ = reply.send(Ok(answer));
             }
             Err(error) => {

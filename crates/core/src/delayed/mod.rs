@@ -4,6 +4,7 @@
 //! and enters those it is routed to in one record, like a dead letter: a crash neither loses nor
 //! doubles it. Long before they are due messages are in the log alone, and come back in time.
 
+mod look;
 mod order;
 mod release;
 mod room;
@@ -23,6 +24,8 @@ use crate::record::{Fact, Places};
 use crate::timer::Timer;
 use crate::vhost::Vhost;
 
+use look::Looking;
+pub use order::Ordered;
 pub(crate) use room::Clock;
 use room::{Room, due_of};
 
@@ -64,6 +67,7 @@ pub(crate) struct Delayed {
     fresh: VecDeque<(Lsn, Seq)>,
     /// What was asked back from the log and has not come yet.
     fetching: Option<Fetch>,
+    pub(crate) looking: Looking,
 }
 
 /// A message that is about to wait, as soon as that is recorded.
@@ -85,6 +89,7 @@ impl Default for Delayed {
             bytes: 0,
             fresh: VecDeque::new(),
             fetching: None,
+            looking: Looking::default(),
         }
     }
 }
@@ -382,6 +387,10 @@ impl Vhost {
         let Some(fetch) = self.delayed.fetching.take() else {
             return;
         };
+        if self.delayed.looking.asked {
+            self.looked_at(fetched);
+            return self.go_on_with_log(fx);
+        }
         let clock = Clock::of(fetch.first);
         self.work += fetched.messages.len() as u64;
         self.metrics.paged_in += fetched.messages.len() as u64;
@@ -406,12 +415,19 @@ impl Vhost {
             });
             let at = self.now.mono.plus_ms(FETCH_AGAIN_MS);
             self.timers.set(at, Timer::Delayed(clock));
+            self.go_on_looking(fx);
             return;
         }
         self.give_up_delayed(clock, fetch.first, last, fx);
+        self.go_on_with_log(fx);
+    }
+
+    /// The log has answered: what is due comes first, then who looks for something.
+    fn go_on_with_log(&mut self, fx: &mut Effects) {
         for clock in Clock::BOTH {
-            self.delayed_due(clock, fx); // the other one may have waited for this answer
+            self.delayed_due(clock, fx); // either may have waited for this answer
         }
+        self.go_on_looking(fx);
     }
 
     /// What the log was asked for and has not will not come.

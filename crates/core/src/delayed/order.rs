@@ -7,6 +7,7 @@ use leveret_codec::{FieldTable, FieldValue};
 use serde_json::{Value, json};
 
 use crate::delay;
+use crate::delayed::look::Looked;
 use crate::delayed::release::DelayedMessage;
 use crate::effect::Effects;
 use crate::error::{AmqpError, Named};
@@ -28,6 +29,16 @@ const LISTED_MAX: i64 = 10_000;
 /// Octets of a body that are shown when somebody peeks.
 const BODY_SHOWN_MAX: usize = 64 << 10;
 
+/// What becomes of an order.
+#[derive(Debug)]
+pub enum Ordered {
+    /// The answer, as JSON; it holds once this record is safe.
+    Done(Vec<u8>, Lsn),
+    /// Nothing yet: a message has to be read from the log. The order may be given again in the turn
+    /// that takes in what the log has to say ([`Input::Fetched`](crate::Input::Fetched)).
+    Later,
+}
+
 impl Vhost {
     /// Obeys an order if it is about delayed messages; None if it is not.
     pub(crate) fn order_about_delayed(
@@ -36,7 +47,7 @@ impl Vhost {
         permissions: &Permissions,
         message: &Message,
         fx: &mut Effects,
-    ) -> Option<Result<(Vec<u8>, Lsn), AmqpError>> {
+    ) -> Option<Result<Ordered, AmqpError>> {
         let headers = message.properties().headers?;
         let action = headers.get(ACTION)?;
         let named = Named {
@@ -56,7 +67,7 @@ impl Vhost {
         action: &str,
         headers: &FieldTable,
         fx: &mut Effects,
-    ) -> Result<(Vec<u8>, Lsn), AmqpError> {
+    ) -> Result<Ordered, AmqpError> {
         let mut safe = Lsn(0);
         let answer = match action {
             "list" => {
@@ -68,21 +79,26 @@ impl Vhost {
                 json!({ "count": self.delayed.len(), "messages": list })
             }
             "peek" => {
-                let place = self.delayed_named(headers)?;
+                let Some(place) = self.delayed_named(headers, true, fx)? else {
+                    return Ok(Ordered::Later);
+                };
                 shown(&self.show_delayed(place), true)
             }
             "cancel" => {
-                let place = self.delayed_named(headers)?;
+                let Some(place) = self.delayed_named(headers, false, fx)? else {
+                    return Ok(Ordered::Later);
+                };
                 safe = self.cancel_delayed(place, fx);
                 json!({ "cancelled": name_of(place) })
             }
             "retime" => {
-                let place = self.delayed_named(headers)?;
                 let due = delay::moment(headers, self.now.wall)?;
+                let Some(place) = self.delayed_named(headers, true, fx)? else {
+                    return Ok(Ordered::Later);
+                };
                 let (moved, record) = self.retime_delayed(place, due, fx).ok_or_else(|| {
                     AmqpError::precondition_failed(format_args!(
-                        "delayed message '{}' is in the log alone until shortly before it is due; \
-                         cancel it and publish it anew",
+                        "delayed message '{}' is not in memory; try again",
                         name_of(place)
                     ))
                 })?;
@@ -95,23 +111,31 @@ impl Vhost {
                 )));
             }
         };
-        Ok((answer.to_string().into_bytes(), safe))
+        Ok(Ordered::Done(answer.to_string().into_bytes(), safe))
     }
 
-    /// The message that an order names.
-    fn delayed_named(&self, headers: &FieldTable) -> Result<Seq, AmqpError> {
+    /// The message that an order names, in memory if that is needed. None: it is being read from the
+    /// log.
+    fn delayed_named(
+        &mut self,
+        headers: &FieldTable,
+        in_memory: bool,
+        fx: &mut Effects,
+    ) -> Result<Option<Seq>, AmqpError> {
         let Some(id) = headers.get(ID).and_then(FieldValue::as_str) else {
             return Err(AmqpError::precondition_failed(format_args!(
                 "header {ID} is missing: the id that a list shows, or the message-id"
             )));
         };
-        self.find_delayed(id).ok_or_else(|| {
-            AmqpError::not_found(Named {
+        match self.look_for(id, in_memory, fx)? {
+            None => Ok(None),
+            Some(Looked::At(place)) => Ok(Some(place)),
+            Some(Looked::Nowhere) => Err(AmqpError::not_found(Named {
                 kind: "delayed message",
                 name: id,
                 vhost: &self.name,
-            })
-        })
+            })),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::delay;
+use crate::delayed::look::has_id;
 use crate::delayed::{Clock, RELEASED_AT_ONCE, due_of};
 use crate::effect::Effects;
 use crate::ids::{Lsn, Seq, Wall};
@@ -122,8 +123,8 @@ impl Vhost {
         }
     }
 
-    /// The place of a message: by the broker's name for it, or by its `message-id` if it is in
-    /// memory.
+    /// The place of a message as far as memory knows: by the broker's name for it, or by the
+    /// `message-id` of one that is there.
     pub(super) fn find_delayed(&self, id: &str) -> Option<Seq> {
         let named = u64::from_str_radix(id, 16).ok().map(Seq);
         let rooms = &self.delayed.rooms;
@@ -133,12 +134,8 @@ impl Vhost {
             return Some(place);
         }
         let all = rooms.iter().flat_map(|room| &room.waiting);
-        let has_id = |message: &Message| {
-            let found = message.properties().message_id;
-            found.is_some_and(|found| *found == *id.as_bytes())
-        };
         let mut here = all.filter_map(|(&place, message)| Some((place, message.as_ref()?)));
-        here.find(|(_, message)| has_id(message))
+        here.find(|(_, message)| has_id(message, id))
             .map(|(place, _)| place)
     }
 

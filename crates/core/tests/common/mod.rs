@@ -20,7 +20,7 @@ use leveret_codec::{
 use leveret_core::log::{Fetch, LogError, Recovered};
 use leveret_core::{
     AmqpError, Broker, Command, ConnectionId, Effects, Event, Fact, Input, Limits, Lsn, Message,
-    Mono, Now, Options, Outbound, Outcome, Peer, QueueNumber, Record, Wall,
+    Mono, Now, Options, Ordered, Outbound, Outcome, Peer, QueueNumber, Record, Wall,
 };
 use slotmap::SlotMap;
 
@@ -165,7 +165,10 @@ impl BrokerTest {
             .broker
             .order(self.now, &user, &rights, order, &mut self.fx);
         self.collect();
-        answer.map(|(answer, _)| answer)
+        answer.map(|answer| match answer {
+            Ordered::Done(answer, _) => answer,
+            Ordered::Later => b"later".to_vec(),
+        })
     }
 
     /// Lets time pass without a tick.
