@@ -62,7 +62,13 @@ impl Vhost {
         if safe > self.durable
             && let Some(queue) = self.queues.get_mut(id)
         {
-            let number = Seq(queue.next_place(&message).number());
+            // With priorities each level counts for itself, so there is no number from which on: all
+            // that is there waits.
+            let number = if queue.rules.priority_max.is_some() {
+                Seq(0)
+            } else {
+                Seq(queue.next_place(&message).number())
+            };
             queue.logged.hold(number, safe);
             self.logging.push(id);
         }

@@ -223,6 +223,8 @@ impl Broker {
         fx: &mut Effects,
     ) -> Result<Ordered, AmqpError> {
         self.vhost.now = now;
+        self.vhost.fold(fx);
+        self.vhost.may_order(user, permissions)?;
         let answer = self.vhost.order(user, permissions, order, fx);
         self.vhost.end_turn(fx);
         answer

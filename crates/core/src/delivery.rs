@@ -239,6 +239,10 @@ impl Vhost {
             {
                 consumers.push(consumer);
             }
+            if !self.queues.contains_key(delivery.queue) {
+                self.note_ending(&delivery.entry.message, Ending::Removed);
+                continue;
+            }
             if counts == Counts::AsFailed {
                 delivery.entry.failures = delivery.entry.failures.saturating_add(1);
                 if self.has_failed_enough(&delivery) {

@@ -16,6 +16,9 @@ use crate::queue::index::Entry;
 use crate::timer::Timer;
 use crate::vhost::Vhost;
 
+/// What has expired before it could be delivered is looked at again after so many milliseconds.
+const HELD_LOOK_MS: u64 = 20;
+
 impl Vhost {
     /// When a message expires in a queue, if ever, that arrived there then; or now.
     #[inline]
@@ -77,6 +80,13 @@ impl Vhost {
             let Some(seq) = queue.deadlines.as_mut().and_then(|d| d.pop_due(now)) else {
                 break;
             };
+            if queue.logged.is_held(seq) {
+                // Nobody could have had it: its time begins when it may be delivered.
+                let deadlines = queue.deadlines.get_or_insert_default();
+                deadlines.set(seq, now.plus_ms(HELD_LOOK_MS));
+                deadlines.waits(seq);
+                continue;
+            }
             if let Some(entry) = queue.index.take(seq) {
                 self.metrics.expired += 1;
                 self.die(id, entry, Reason::Expired, fx);

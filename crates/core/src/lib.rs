@@ -39,6 +39,7 @@ mod expiry;
 mod map;
 mod method;
 mod overflow;
+mod own_publishes;
 mod parked;
 mod queue;
 mod recovery;

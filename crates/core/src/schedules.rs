@@ -19,6 +19,7 @@ use crate::input::Command;
 use crate::log::LogError;
 use crate::map::Map;
 use crate::message::Message;
+use crate::method::check_properties;
 use crate::permission::{Access, Permissions};
 use crate::record::Fact;
 use crate::schedule::{Deeds, Ending, Fire, Order, Refusal, Rights, Run, Scheduler};
@@ -30,6 +31,9 @@ pub(crate) const EXCHANGE: &str = "amq.schedule";
 
 /// The timer is looked at this often, in milliseconds: the clock may have been set.
 const LOOK_MS: u64 = 1_000;
+
+/// While nothing may be fired it is tried this often, in milliseconds.
+const LOOK_AGAIN_MS: u64 = 20;
 
 /// Messages that are fired in one go.
 const FIRES_AT_ONCE: usize = 256;
@@ -134,6 +138,14 @@ impl Vhost {
         let user = Arc::clone(&connection.peer.user);
         let permissions = connection.peer.permissions.clone();
         let is_gone = connection.gone;
+        let properties = message.properties();
+        let reply_to = properties.reply_to.as_deref().map(std::str::from_utf8);
+        let reply_to = reply_to.and_then(Result::ok);
+        if let Some(to) = reply_to
+            && !self.replies.contains_key(to)
+        {
+            permissions.check(&user, Access::Write, self.exchange_named(""))?;
+        }
         let (answer, safe) = match self.order(&user, &permissions, message, fx)? {
             Ordered::Done(answer, safe) => (answer, safe),
             // It would wait for ever: nobody hears the answer, and it was not confirmed.
@@ -150,20 +162,29 @@ impl Vhost {
                 return Ok(());
             }
         };
-        let properties = message.properties();
-        if let Some(to) = properties.reply_to
-            && let Ok(to) = std::str::from_utf8(&to)
-        {
+        if let Some(to) = reply_to {
             let properties = Properties {
                 content_type: Some("application/json".into()),
                 correlation_id: properties.correlation_id,
                 ..Properties::default()
             };
             let answer = Message::of("", to, &properties, &answer);
-            self.answer_order(&user, &permissions, &answer, fx)?;
+            if safe <= self.durable && self.answers.is_empty() {
+                self.answer_order(&answer, fx);
+            } else {
+                self.answers.push_back((safe, answer));
+            }
         }
         self.confirm_when(from.key, safe);
         Ok(())
+    }
+
+    /// Whether a user may publish orders.
+    ///
+    /// # Errors
+    /// `ACCESS_REFUSED`.
+    pub(crate) fn may_order(&self, user: &str, permissions: &Permissions) -> Result<(), AmqpError> {
+        permissions.check(user, Access::Write, self.exchange_named(EXCHANGE))
     }
 
     /// Somebody wants something of the scheduler. It holds once the record is safe whose number
@@ -179,6 +200,7 @@ impl Vhost {
         fx: &mut Effects,
     ) -> Result<Ordered, AmqpError> {
         self.work += 1;
+        check_properties(&message.properties())?;
         if let Some(answer) = self.order_about_delayed(user, permissions, message, fx) {
             return answer;
         }
@@ -198,43 +220,65 @@ impl Vhost {
             message,
             rights: &rights,
         };
-        let answer = scheduler.order(self.now.wall, &order, &mut deeds)?;
+        let answer = scheduler.order(self.now.wall, &order, &mut deeds);
+        self.work += deeds.work;
+        let answer = answer?;
         let safe = self.carry_out(deeds, fx);
         self.set_schedule_timer();
         Ok(Ordered::Done(answer, safe))
     }
 
-    /// The answer goes where the order said, by the default exchange.
-    fn answer_order(
-        &mut self,
-        user: &str,
-        permissions: &Permissions,
-        answer: &Message,
-        fx: &mut Effects,
-    ) -> Result<(), AmqpError> {
-        if self.reply(answer.routing_key(), answer, fx) {
-            return Ok(());
+    /// Gives the answers to orders whose records are safe by now.
+    pub(crate) fn answer_orders(&mut self, fx: &mut Effects) {
+        while let Some((safe, _)) = self.answers.front()
+            && *safe <= self.durable
+            && let Some((_, answer)) = self.answers.pop_front()
+        {
+            self.answer_order(&answer, fx);
         }
-        permissions.check(user, Access::Write, self.exchange_named(""))?;
+    }
+
+    /// The answer goes where the order said, by the default exchange.
+    fn answer_order(&mut self, answer: &Message, fx: &mut Effects) {
+        self.work += work_of(answer);
+        if self.reply(answer.routing_key(), answer, fx) {
+            return;
+        }
+        self.router.queues.clear();
         self.walk(self.default_exchange, &[answer.routing_key()], answer);
-        for id in std::mem::take(&mut self.router.queues) {
+        self.refuse_overflow(answer, fx);
+        let queues = std::mem::take(&mut self.router.queues);
+        for &id in &queues {
             self.offer(id, answer.clone(), fx);
         }
-        Ok(())
+        self.router.queues = queues;
     }
 
     /// Something may be due.
     pub(crate) fn schedules_due(&mut self, fx: &mut Effects) {
-        self.schedule_timer = None;
+        if self
+            .schedule_timer
+            .is_some_and(|(at, _)| at <= self.now.mono)
+        {
+            self.schedule_timer = None;
+        }
+        let may_fire = self.may_fire();
         let Some(scheduler) = &mut self.scheduler else {
             return;
         };
         let mut deeds = Deeds::default();
-        if scheduler.next_due().is_some_and(|due| due <= self.now.wall) {
+        if may_fire && scheduler.next_due().is_some_and(|due| due <= self.now.wall) {
             scheduler.due(self.now.wall, FIRES_AT_ONCE, &mut deeds);
         }
+        self.work += deeds.work;
         self.carry_out(deeds, fx);
         self.set_schedule_timer();
+    }
+
+    /// Whether schedules may publish: what stops publishers stops them, too, and they do not get
+    /// far ahead of the log.
+    fn may_fire(&self) -> bool {
+        !(self.memory_is_short() || self.own.is_too_much())
     }
 
     /// Works out anew what is due when.
@@ -250,7 +294,10 @@ impl Vhost {
         let Some(due) = self.scheduler.as_ref().and_then(|s| s.next_due()) else {
             return;
         };
-        let in_ms = due.0.saturating_sub(self.now.wall.0).min(LOOK_MS);
+        let mut in_ms = due.0.saturating_sub(self.now.wall.0).min(LOOK_MS);
+        if !self.may_fire() {
+            in_ms = in_ms.max(LOOK_AGAIN_MS);
+        }
         let at = self.now.mono.plus_ms(in_ms);
         match self.schedule_timer {
             Some((before, _)) if before <= at => return,
@@ -272,8 +319,8 @@ impl Vhost {
 
     /// Publishes a message that is due, in one record with what is noted about it.
     fn fire(&mut self, fire: Fire, fx: &mut Effects) -> Lsn {
-        self.work += 1;
         if let Some(refusal) = self.refusal(&fire) {
+            self.work += 1;
             return self.refuse_fire(fire, refusal, fx);
         }
         self.metrics.schedules_fired += 1;
@@ -282,6 +329,7 @@ impl Vhost {
             message,
             notes,
         } = fire;
+        self.work += work_of(&message);
         self.router.queues.clear();
         self.router.delaying.clear();
         if let Some(&exchange) = self.exchange_names.get(message.exchange()) {
@@ -315,6 +363,7 @@ impl Vhost {
             let notes = deeds.notes.into_iter().map(Fact::Noted);
             safe = safe.max(self.record_all(notes, fx));
         }
+        self.own.add(safe, self.durable, message.memory_bytes());
         for &id in &queues {
             self.offer_when(id, message.clone(), safe, fx);
         }
@@ -423,8 +472,63 @@ pub(crate) fn note_delivery(news: &mut Vec<News>, message: &Message, tag: &str, 
     }
 }
 
+/// What it costs to make and to pass on a message of the broker's own.
+pub(crate) fn work_of(message: &Message) -> u64 {
+    1 + message.memory_bytes() as u64 / 1_024
+}
+
 fn run_of(properties: &Properties) -> Option<Run<'_>> {
     let id = properties.message_id.as_ref()?;
     let message_id = std::str::from_utf8(id).ok()?;
     Some(Run { message_id })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Limits, Options};
+    use crate::ids::{Mono, Now, Wall};
+
+    /// Has something to do in an hour.
+    #[derive(Debug)]
+    struct Idle;
+
+    impl Scheduler for Idle {
+        fn recover(&mut self, _: Wall, _: Vec<crate::schedule::Note>) -> Result<(), String> {
+            Ok(())
+        }
+        fn order(&mut self, _: Wall, _: &Order<'_>, _: &mut Deeds) -> Result<Vec<u8>, AmqpError> {
+            Ok(Vec::new())
+        }
+        fn next_due(&self) -> Option<Wall> {
+            Some(Wall(3_600_000))
+        }
+        fn due(&mut self, _: Wall, _: usize, _: &mut Deeds) {}
+        fn replan(&mut self, _: Wall) {}
+        fn routed(&mut self, _: Wall, _: &Run<'_>, _: usize, _: &mut Deeds) {}
+        fn delivered(&mut self, _: Wall, _: &Run<'_>, _: &str, _: &mut Deeds) {}
+        fn settled(&mut self, _: Wall, _: &Run<'_>, _: Ending, _: &mut Deeds) {}
+    }
+
+    #[test]
+    fn there_is_one_timer_however_often_all_is_planned_anew() {
+        let mut vhost = Vhost::new(Options {
+            vhost: Arc::from("/"),
+            seed: [7; 32],
+            limits: Limits::default(),
+        });
+        let mut fx = Effects::new();
+        assert!(vhost.schedule_with(Box::new(Idle)).is_ok());
+        for ms in 0..5_000 {
+            vhost.now = Now {
+                mono: Mono(ms),
+                wall: Wall(ms),
+            };
+            if ms % 7 == 0 {
+                vhost.replan(&mut fx);
+            }
+            vhost.tick(u64::MAX, &mut fx);
+            assert_eq!(vhost.timers.len(), 1, "after {ms} ms");
+        }
+    }
 }

@@ -52,6 +52,11 @@ impl Timers {
         self.wheel.cancel(key);
     }
 
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.wheel.len() + self.due.len()
+    }
+
     pub(crate) fn next(&self) -> Option<Mono> {
         let left = self.due.last().map(|&(at, _)| at);
         left.or_else(|| self.wheel.next_due()).map(Mono)

@@ -39,6 +39,7 @@ use crate::input::Peer;
 use crate::map::{HashSeed, Map};
 use crate::message::Message;
 use crate::metrics::Metrics;
+use crate::own_publishes::OwnPublishes;
 use crate::parked::AwaitingLog;
 use crate::permission::{Access, Permissions};
 use crate::queue::Queue;
@@ -107,6 +108,10 @@ pub(crate) struct Vhost {
     pub(crate) users: Option<Arc<dyn Users>>,
     /// What became of its messages, to be told before the turn ends.
     pub(crate) news: Vec<News>,
+    /// Answers to orders, to be given once these records are safe.
+    pub(crate) answers: VecDeque<(Lsn, Message)>,
+    /// What was published by itself.
+    pub(crate) own: OwnPublishes,
     /// What the log has kept for somebody who has not asked for it yet.
     pub(crate) notes: Vec<Note>,
     /// Queues whose next mark waits for the log, or that have something to page out.
@@ -154,6 +159,8 @@ impl Vhost {
             schedule_timer: None,
             users: None,
             news: Vec::new(),
+            answers: VecDeque::new(),
+            own: OwnPublishes::default(),
             notes: Vec::new(),
             logging: Vec::new(),
             alarm: None,
@@ -549,6 +556,8 @@ impl Vhost {
     pub(crate) fn durable(&mut self, lsn: Lsn, fx: &mut Effects) {
         self.durable = self.durable.max(lsn);
         self.confirming.append(&mut self.confirms_waiting);
+        self.own.safe(self.durable);
+        self.answer_orders(fx);
         self.logged_through(fx);
     }
 

@@ -797,6 +797,39 @@ fn a_look_up_that_cannot_be_read_is_refused_and_one_whose_client_leaves_is_dropp
     t.broker.check_invariants();
 }
 
+/// What cannot be read at all is set aside, and holds up neither those behind it nor the others.
+#[test]
+fn one_that_cannot_be_read_holds_up_no_others() {
+    let (mut t, ch, mut log) = with_memory(8_000);
+    for n in 0..200 {
+        send(&mut t, ch, "q", kept_after(60_000), &n.to_string());
+    }
+    let date = Properties {
+        delivery_mode: Some(2),
+        ..at(&t, 70_000)
+    };
+    send(&mut t, ch, "q", date, "by the clock on the wall");
+    log.take_in(&mut t);
+    pass(&mut t, 58_500);
+    let bad = t.fetches.last().expect("a fetch").first;
+    for _ in 0..30 {
+        pass(&mut t, 1_000);
+        while let Some(fetch) = t.fetches.last().copied() {
+            if fetch.first == bad {
+                t.fetches.pop();
+                t.step(Input::Fetched(Fetched {
+                    queue: fetch.queue,
+                    messages: Vec::new(),
+                    error: Some(LogError::Corrupt("a bad sector".to_owned())),
+                }));
+            } else {
+                log.answer(&mut t);
+            }
+        }
+    }
+    assert_eq!((t.broker.totals().ready, waiting(&t)), (200, 0));
+}
+
 /// Their own time runs from when they are delivered: nothing expires while it waits, in memory, in
 /// the log alone, or over a restart.
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use common::*;
-use leveret_codec::{BasicGet, FieldValue, Properties, QueuePurge};
+use leveret_codec::{BasicGet, FieldValue, Properties, QueueDeclare, QueuePurge};
 use leveret_core::log::Recovered;
 use leveret_core::schedule::{Deeds, Ending, Fire, Note, Order, Refusal, Run, Scheduler, Users};
 use leveret_core::{AmqpError, Event, Fact, Input, Lsn, Message, Outcome, Permissions, Wall};
@@ -202,6 +202,139 @@ fn nobody_sees_what_is_fired_before_the_log_has_it() {
     assert_eq!(s.t.take_deliveries().len(), 0, "it waits as well");
     s.t.sync();
     assert_eq!(s.t.take_delivery().body(), b"y");
+}
+
+fn durable_queue(s: &mut Scheduled, name: &str, (argument, value): (&str, i32)) {
+    let declare = QueueDeclare {
+        queue: short(name),
+        durable: true,
+        arguments: table([(argument, FieldValue::I32(value))]),
+        ..QueueDeclare::default()
+    };
+    s.t.method(s.ch, declare);
+    s.t.heard(s.ch);
+}
+
+/// Each priority counts for itself, so a later message may have a lower number.
+#[test]
+fn with_priorities_nobody_sees_what_is_fired_before_the_log_has_it() {
+    let mut s = Scheduled::new();
+    durable_queue(&mut s, "p", ("x-max-priority", 9));
+    for _ in 0..5 {
+        s.t.publish(s.ch, "p", "of no importance");
+    }
+    s.t.consume(s.ch, "p", "c");
+    s.t.take_deliveries();
+    s.order("p", 0, "first");
+    s.order("p", 5, "second");
+    s.t.log = Log::Held;
+    s.pass(1);
+    let mut urgent = headers([("x-deliver-after", FieldValue::I32(1))]);
+    (urgent.delivery_mode, urgent.priority) = (Some(2), Some(9));
+    let urgent = message_with("", "p", urgent, "urgent");
+    s.t.publish_with(s.ch, urgent, false);
+    s.pass(4);
+    assert_eq!(s.t.take_deliveries().len(), 0);
+    s.t.sync();
+    s.t.sync();
+    assert_eq!(s.t.take_deliveries().len(), 3);
+}
+
+#[test]
+fn what_is_fired_does_not_expire_before_it_may_be_delivered() {
+    let mut s = Scheduled::new();
+    durable_queue(&mut s, "now or never", ("x-message-ttl", 0));
+    s.t.consume(s.ch, "now or never", "c");
+    s.order("now or never", 0, "x");
+    s.t.log = Log::Held;
+    s.pass(1);
+    s.pass(500);
+    assert_eq!(s.t.take_deliveries().len(), 0);
+    s.t.sync();
+    assert_eq!(s.t.take_delivery().body(), b"x");
+
+    s.t.cancel(s.ch, "c");
+    s.order("now or never", 0, "y");
+    s.pass(1);
+    s.t.sync();
+    s.pass(20);
+    assert_eq!(s.t.broker.metrics().expired, 1, "nobody wants it");
+}
+
+#[test]
+fn schedules_stop_while_publishers_are_stopped_or_the_log_is_far_behind() {
+    let mut s = Scheduled::new();
+    let ready = |s: &Scheduled| s.t.broker.totals().ready;
+    s.t.step(Input::Alarm(Some("memory")));
+    s.order("q", 0, "x");
+    s.pass(2_000);
+    assert_eq!(ready(&s), 0);
+    s.t.step(Input::Alarm(None));
+    s.pass(20);
+    assert_eq!(ready(&s), 1);
+
+    let large = "x".repeat(1 << 20);
+    s.t.log = Log::Held;
+    for _ in 0..40 {
+        s.order("q", 0, &large);
+        s.pass(20);
+    }
+    let fired = ready(&s);
+    assert!((16..20).contains(&fired), "{fired} MiB are on their way");
+    s.t.log = Log::Quick;
+    s.t.sync();
+    for _ in 0..40 {
+        s.pass(20);
+    }
+    assert_eq!(ready(&s), 41);
+}
+
+#[test]
+fn a_fired_message_that_dies_with_its_queue_is_told_of() {
+    let mut s = Scheduled::new();
+    s.order("q", 0, "x");
+    s.pass(1);
+    s.t.consume(s.ch, "q", "worker");
+    s.t.delete_queue(s.ch, "q");
+    s.heard();
+    s.t.close(s.ch);
+    assert_eq!(s.heard(), ["settled Removed"]);
+}
+
+#[test]
+fn an_answer_waits_for_the_log_and_an_order_that_cannot_be_answered_changes_nothing() {
+    let mut s = Scheduled::new();
+    s.t.durable_queue(s.ch, "answers");
+    s.t.consume_no_ack(s.ch, "amq.rabbitmq.reply-to", "me");
+    let order = |to: &str| {
+        let properties = Properties {
+            reply_to: Some(to.to_owned().into()),
+            ..headers([("to", FieldValue::LongString("q".into()))])
+        };
+        message_with("amq.schedule", "", properties, "x")
+    };
+    s.t.log = Log::Held;
+    s.t.publish_with(s.ch, order("answers"), false);
+    s.t.publish_with(s.ch, order("amq.rabbitmq.reply-to"), false);
+    assert_eq!(
+        (s.t.broker.totals().ready, s.t.take_deliveries().len()),
+        (0, 0)
+    );
+    s.t.sync();
+    assert_eq!(
+        (s.t.broker.totals().ready, s.t.take_deliveries().len()),
+        (1, 1)
+    );
+
+    s.t.log = Log::Quick;
+    s.t.facts();
+    let connection =
+        s.t.connect_as(peer_with_rights(".*", "^amq.schedule$", ".*"));
+    let ch = s.t.channel(connection);
+    s.t.publish_with(ch, order("answers"), false);
+    let text = "ACCESS_REFUSED - write access to exchange 'amq.default' in vhost '/' refused for user 'guest'";
+    s.t.expect_close(ch, 403, text);
+    assert!(s.t.facts().is_empty(), "nothing has changed");
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl From<AmqpError> for Error {
             ReplyCode::ResourceLocked => Self::conflict(reason),
             ReplyCode::ContentTooLarge => Self::too_large(reason),
             ReplyCode::NotImplemented => Self::not_implemented(reason),
-            ReplyCode::ConnectionForced => Self::unavailable(reason),
+            ReplyCode::ConnectionForced | ReplyCode::ResourceError => Self::unavailable(reason),
             ReplyCode::InternalError => Self::internal(reason),
             _ => Self::bad_request(reason),
         }

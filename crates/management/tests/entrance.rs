@@ -293,7 +293,7 @@ async fn refusals_of_the_broker_have_a_status() {
         (ReplyCode::NotFound,           404, "not_found"),
         (ReplyCode::ResourceLocked,     409, "conflict"),
         (ReplyCode::PreconditionFailed, 400, "bad_request"),
-        (ReplyCode::ResourceError,      400, "bad_request"),
+        (ReplyCode::ResourceError,      503, "unavailable"),
         (ReplyCode::ContentTooLarge,    413, "payload_too_large"),
         (ReplyCode::NotImplemented,     501, "not_implemented"),
         (ReplyCode::InternalError,      500, "internal_error"),

@@ -12,12 +12,17 @@ use crate::definition::{Definition, Wishes, overdue};
 use crate::done::Done;
 use crate::metrics::Counter;
 use crate::order::Previewed;
-use crate::registry::{Limits, Registry, definition_key, keep, note, run_key, state_key};
+use crate::registry::{
+    Limits, Registry, SHOWN_WORK, TIME_WORK, definition_key, keep, note, run_key, state_key,
+};
 use crate::reply;
 use crate::run::Origin;
 use crate::schedule::Schedule;
 use crate::state::{BACKFILLS_MAX, Backfill, State};
 use crate::trigger::Trigger;
+
+/// Octets of the properties of a message to fire: they go in one frame, with what each run adds.
+const PROPERTIES_MAX: usize = 64 << 10;
 
 impl Registry {
     /// Makes a schedule, or changes the one of that name.
@@ -35,6 +40,9 @@ impl Registry {
         if wishes.overdue && !wishes.made_up_for && !goes_on {
             return Err(overdue());
         }
+        definition.updated = now;
+        let kept = definition.encode(order);
+        definition.kept_octets = kept.len();
         self.check_room(&definition, order, old)?;
         let mut state = match old {
             Some(old) if goes_on => old.state.clone(),
@@ -52,14 +60,13 @@ impl Registry {
         if next.is_none() && !is_reboot && !goes_on && !wishes.overdue {
             return Err(never(&definition.name));
         }
-        state.paused = wishes.paused.unwrap_or(state.paused);
+        let paused = wishes.paused.unwrap_or(state.paused);
+        state.pause(paused, now);
         if let Some(note) = wishes.note {
             state.note = note;
         }
         // Nothing is refused from here on.
-        definition.updated = now;
         let name = definition.name.clone();
-        let kept = definition.encode(order);
         let slot = self.place(slot, definition, state, deeds);
         keep(deeds, [note(definition_key(&name), Some(kept))]);
         keep(deeds, self.state_note(slot));
@@ -83,6 +90,13 @@ impl Registry {
         if order.block().len() > template_octets_max {
             return refuse(format!(
                 "the message of schedule {} is larger than {template_octets_max} octets",
+                quoted(&definition.name)
+            ));
+        }
+        if definition.template.raw_properties().len() > PROPERTIES_MAX {
+            return refuse(format!(
+                "the properties of the message of schedule {} are larger than {PROPERTIES_MAX} \
+                 octets: its consumers could not receive it",
                 quoted(&definition.name)
             ));
         }
@@ -187,10 +201,7 @@ impl Registry {
         let slot = self.find(name)?;
         if let Some(schedule) = self.schedule_mut(slot) {
             let state = &mut schedule.state;
-            if state.paused && !pause {
-                state.done.skip(now, now);
-            }
-            state.paused = pause;
+            state.pause(pause, now);
             if let Some(written) = written {
                 state.note = written;
             }
@@ -243,6 +254,7 @@ impl Registry {
         let mut t = after;
         while let Some(next) = schedule.definition.next_after(t).filter(|next| *next <= to) {
             (t, runs) = (next, runs + 1);
+            deeds.work += TIME_WORK;
             if runs > max {
                 return Err(AmqpError::precondition_failed(format_args!(
                     "a backfill of schedule '{name}' from {from} to {to} has more than {max} runs: \
@@ -272,7 +284,9 @@ impl Registry {
         of: Previewed,
         limit: usize,
         rights: &dyn Rights,
+        deeds: &mut Deeds,
     ) -> Result<Value, AmqpError> {
+        deeds.work += SHOWN_WORK * limit as u64;
         match of {
             Previewed::Kept(name) => {
                 rights.may_configure(&name)?;
@@ -306,6 +320,7 @@ fn never(name: &str) -> AmqpError {
     ))
 }
 
+/// What a definition takes, in memory and in the log.
 pub(crate) fn octets(definition: &Definition) -> usize {
-    definition.template.block().len()
+    definition.kept_octets
 }

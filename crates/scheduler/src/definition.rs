@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use jiff::civil::Date;
-use leveret_codec::Properties;
 use leveret_core::error::AmqpError;
 use leveret_core::ids::Wall;
 use leveret_core::message::Message;
@@ -39,6 +38,9 @@ const MISFIRE_DEFAULT: u32 = 1_000;
 /// A consumer that needs longer than a day for a message is taken for lost.
 const OVERLAP_TIMEOUT_MS: u64 = DAY_MS;
 
+/// What addresses of direct replies begin with.
+const DIRECT_REPLY: &[u8] = b"amq.rabbitmq.reply-to";
+
 /// Dates that a schedule may leave out: all holidays of fifty years.
 const EXCLUDED_MAX: usize = 1_000;
 
@@ -57,6 +59,8 @@ pub(crate) struct Definition {
     pub(crate) since: Wall,
     /// When an order last changed it.
     pub(crate) updated: Wall,
+    /// How many octets are kept of it.
+    pub(crate) kept_octets: usize,
 }
 
 /// What an order says about the state of a schedule, not about what it is.
@@ -97,6 +101,7 @@ impl Definition {
             template: template(headers, message)?,
             since,
             updated: since,
+            kept_octets: 0, // until it is to be kept
         };
         Ok((definition, wishes))
     }
@@ -147,6 +152,7 @@ impl Definition {
 
     /// From what was kept.
     pub(crate) fn decode(octets: &[u8]) -> Result<(Self, Wishes), String> {
+        let kept_octets = octets.len();
         let mut octets = Octets(octets);
         let version = octets.u8();
         if version != Some(VERSION) {
@@ -166,6 +172,7 @@ impl Definition {
         let read = || Self::read(&headers, name(&headers)?, &order, &user, since);
         let (mut definition, wishes) = read().map_err(|error: AmqpError| error.text)?;
         definition.updated = updated;
+        definition.kept_octets = kept_octets;
         Ok((definition, wishes))
     }
 }
@@ -389,11 +396,16 @@ fn template(headers: &Headers<'_>, order: &Message) -> Result<Message, AmqpError
             .collect();
         properties.headers = Some(kept).filter(|kept| !kept.is_empty());
     }
+    // Who gets the answer to the order is not who answers the message.
+    if properties
+        .reply_to
+        .as_ref()
+        .is_some_and(|to| to.starts_with(DIRECT_REPLY))
+    {
+        (properties.reply_to, properties.correlation_id) = (None, None);
+    }
     // Each run has its own.
-    let properties = Properties {
-        message_id: None,
-        ..properties
-    };
+    properties.message_id = None;
     Ok(Message::fired(exchange, key, &properties, order.body()))
 }
 

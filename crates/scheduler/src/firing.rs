@@ -11,8 +11,8 @@ use leveret_core::schedule::{Deeds, Fire};
 use crate::agenda::{Slot, Task};
 use crate::definition::Definition;
 use crate::metrics::Counter;
-use crate::policy::{MISFIRE_AFTER_MS, MisfireKind, OverlapKind};
-use crate::registry::{Registry, keep};
+use crate::policy::{MISFIRE_AFTER_MS, Misfire, MisfireKind, OverlapKind};
+use crate::registry::{Registry, TIME_WORK, keep};
 use crate::run::{Origin, Outcome, Run};
 use crate::schedule::Schedule;
 use crate::state::BUFFERED_MAX;
@@ -43,6 +43,7 @@ impl Registry {
             self.take(slot, nominal, due, now, deeds);
             return;
         }
+        deeds.work += TIME_WORK * searches(&schedule.definition.policy.misfire);
         match catch(schedule, nominal, now) {
             Catch::Leave(until) => {
                 self.leave_out(slot, until, now);
@@ -198,6 +199,14 @@ impl Registry {
         self.remember(slot, run, &mut notes);
         notes.extend(self.state_note(slot));
         keep(deeds, notes);
+    }
+}
+
+/// How many times have to be worked out to know what was missed.
+fn searches(misfire: &Misfire) -> u64 {
+    match misfire.kind {
+        MisfireKind::Skip | MisfireKind::FireOnce => 64,
+        MisfireKind::All => 32 * u64::from(misfire.max),
     }
 }
 

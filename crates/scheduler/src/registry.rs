@@ -15,6 +15,7 @@
 //!
 //! [`Fire::notes`]: leveret_core::schedule::Fire::notes
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -77,12 +78,26 @@ pub struct Registry {
     pub(crate) metrics: Arc<Metrics>,
     /// What the clock said last.
     pub(crate) clock: Wall,
+    /// All are being planned anew: those before this slot have been.
+    replanned: Option<usize>,
 }
 
 /// The schedule in a slot, while the rest of the registry is at hand as well.
 fn in_slot(slots: &mut [Option<Box<Schedule>>], slot: Slot) -> Option<&mut Schedule> {
     slots.get_mut(slot as usize)?.as_deref_mut()
 }
+
+/// What it costs to work out a time, in the unit of [`Deeds::work`].
+pub(crate) const TIME_WORK: u64 = 8;
+
+/// What it costs to show something.
+pub(crate) const SHOWN_WORK: u64 = 16;
+
+/// What is due waits for the next call once one has worked so much.
+const DUE_WORK_MAX: u64 = 16_384;
+
+/// Schedules that are planned anew in one go.
+const REPLANNED_AT_ONCE: usize = 1_024;
 
 /// A clock that goes back less than this is only being kept right.
 const CLOCK_BACK_MS: u64 = 1_000;
@@ -103,6 +118,7 @@ impl Registry {
             templates_octets: 0,
             metrics: Arc::default(),
             clock: Wall(0),
+            replanned: None,
         }
     }
 
@@ -178,6 +194,19 @@ impl Registry {
             schedule.busy_until(now).unwrap_or_else(|| old.min(now))
         });
         self.appoint(slot, Task::Release, at);
+    }
+
+    /// Plans the next few anew, if all are to be.
+    fn go_on_replanning(&mut self, now: Wall, deeds: &mut Deeds) {
+        let Some(first) = self.replanned else {
+            return;
+        };
+        let last = self.slots.len().min(first + REPLANNED_AT_ONCE);
+        for slot in first..last {
+            self.plan(Slot::try_from(slot).unwrap_or(Slot::MAX), now);
+            deeds.work += TIME_WORK;
+        }
+        self.replanned = (last < self.slots.len()).then_some(last);
     }
 
     /// The clock is where it is; if it was put back, everything is planned anew.
@@ -278,30 +307,45 @@ impl Scheduler for Registry {
                 self.backfill(now, &name, from, to, deeds)?
             }
             Demand::List { after, limit } => {
-                let visible = |name: &str| rights.may_configure(name).is_ok();
-                reply::list(self, after.as_deref(), limit, visible)
+                let looked_at = Cell::new(0);
+                let visible = |name: &str| {
+                    looked_at.set(looked_at.get() + 1);
+                    rights.may_configure(name).is_ok()
+                };
+                let list = reply::list(self, after.as_deref(), limit, visible);
+                deeds.work += SHOWN_WORK * limit.min(self.len()) as u64 + looked_at.get();
+                list
             }
             Demand::Show(name) => {
                 rights.may_configure(&name)?;
                 reply::show(self, self.find(&name)?)
             }
-            Demand::Preview { of, limit } => self.preview(now, of, limit, rights)?,
+            Demand::Preview { of, limit } => self.preview(now, of, limit, rights, deeds)?,
             Demand::History { name, limit } => {
                 rights.may_configure(&name)?;
-                reply::history(self, self.find(&name)?, limit)
+                let history = reply::history(self, self.find(&name)?, limit);
+                deeds.work += SHOWN_WORK * limit.min(crate::history::RUNS_MAX) as u64;
+                history
             }
         };
         Ok(reply.to_string().into_bytes())
     }
 
     fn next_due(&self) -> Option<Wall> {
+        if self.replanned.is_some() {
+            return Some(self.clock);
+        }
         self.agenda.first().map(|(at, ..)| at)
     }
 
     fn due(&mut self, now: Wall, fires_max: usize, deeds: &mut Deeds) {
         self.look_at_clock(now);
+        self.go_on_replanning(now, deeds);
         // Each step fires once at most, and brings its schedule forward.
         for _ in 0..fires_max.max(1) {
+            if deeds.work > DUE_WORK_MAX {
+                return;
+            }
             let Some((_, task, slot)) = self.agenda.first().filter(|(at, ..)| *at <= now) else {
                 return;
             };
@@ -316,9 +360,7 @@ impl Scheduler for Registry {
 
     fn replan(&mut self, now: Wall) {
         self.clock = now;
-        for slot in 0..self.slots.len() {
-            self.plan(Slot::try_from(slot).unwrap_or(Slot::MAX), now);
-        }
+        self.replanned = Some(0);
     }
 
     fn routed(&mut self, now: Wall, run: &RunName<'_>, queues: usize, deeds: &mut Deeds) {

@@ -66,6 +66,14 @@ impl State {
         }
     }
 
+    /// Pauses it, or lets it go on: what it would have fired meanwhile is left out.
+    pub(crate) fn pause(&mut self, pause: bool, now: Wall) {
+        if self.paused && !pause {
+            self.done.skip(now, now);
+        }
+        self.paused = pause;
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION, if self.paused { PAUSED } else { 0 }];
         let numbers = [

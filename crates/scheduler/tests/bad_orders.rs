@@ -147,7 +147,7 @@ fn limits_hold() {
     let limits = Limits {
         schedules_max: 2,
         template_octets_max: 500,
-        templates_octets_max: 400,
+        templates_octets_max: 500,
         ..Limits::default()
     };
     let mut desk = Desk::with_limits(NOW, limits);
@@ -184,7 +184,7 @@ fn limits_hold() {
     ]));
     let error = desk.order_message(&large).expect_err("together they are");
     assert!(
-        error.text.contains("would be larger than 400 octets"),
+        error.text.contains("would be larger than 500 octets"),
         "{error}"
     );
 }

@@ -4,9 +4,10 @@
 
 mod desk;
 
-use desk::{Desk, message_id};
-use leveret_codec::FieldValue;
+use desk::{Desk, message_id, order};
+use leveret_codec::{FieldTable, FieldValue, Properties};
 use leveret_core::schedule::{Ending, Refusal};
+use leveret_scheduler::Limits;
 
 const MONDAY: &str = "2026-11-23T10:00:00.000Z";
 
@@ -156,7 +157,7 @@ fn what_was_missed_goes_by_its_policy() {
         let mut all: Vec<(&str, FieldValue)> =
             vec![("name", "n".into()), ("cron", "*/30 * * * *".into())];
         all.extend(headers.iter().cloned());
-        desk.order_message(&desk::order(all)).unwrap();
+        desk.order_message(&order(all)).unwrap();
         assert_eq!(
             clocks(&desk.restart("2026-11-23T11:45:00Z")),
             expected,
@@ -457,10 +458,10 @@ fn what_was_refused_is_in_the_history_with_the_reason() {
 
 #[test]
 fn histories_are_bounded() {
-    let limits = leveret_scheduler::Limits {
+    let limits = Limits {
         history_runs_max: 30,
         history_runs_each_max: 20,
-        ..leveret_scheduler::Limits::default()
+        ..Limits::default()
     };
     let mut desk = Desk::with_limits(MONDAY, limits);
     desk.put(&[("name", "a"), ("every", "1m")]);
@@ -553,4 +554,88 @@ fn lists_show_what_one_may_see() {
         (names(&page), &page["more"]),
         (vec!["b".to_owned()], &true.into())
     );
+}
+
+#[test]
+fn a_put_that_ends_a_pause_leaves_out_what_passed_as_resume_does() {
+    let paused = |paused: bool| {
+        order([
+            ("name", "a".into()),
+            ("cron", "@hourly".into()),
+            ("misfire", "all".into()),
+            ("paused", FieldValue::Bool(paused)),
+        ])
+    };
+    let resume = order([("name", "a".into()), ("action", "resume".into())]);
+    for ending in [resume, paused(false)] {
+        let mut desk = Desk::new("2026-11-23T10:30:00Z");
+        desk.order_message(&paused(true)).expect("a schedule");
+        assert_eq!(desk.pass("2026-11-23T20:30:00Z"), [""; 0]);
+        desk.order_message(&ending).expect("it goes on");
+        let next = ["a/2026-11-23T21:00:00.000Z"];
+        assert_eq!(desk.pass("2026-11-23T21:00:00Z"), next, "{ending:?}");
+    }
+}
+
+/// What is kept is the whole order, and it is kept in memory and in every checkpoint.
+#[test]
+fn all_that_is_kept_of_a_schedule_counts() {
+    let limits = Limits {
+        templates_octets_max: 10_000,
+        ..Limits::default()
+    };
+    let mut desk = Desk::with_limits("2026-11-23T10:30:00Z", limits);
+    let padded = format!("2026-12-25{}", " ".repeat(6_000));
+    let make = |desk: &mut Desk, name: &str| {
+        desk.order([
+            ("name", name.into()),
+            ("cron", "@hourly".into()),
+            ("exclude-dates", padded.as_str().into()),
+        ])
+    };
+    assert!(make(&mut desk, "a").is_ok());
+    assert!(make(&mut desk, "a").is_ok(), "in place of the old one");
+    let refusal = make(&mut desk, "b").expect_err("too much");
+    assert!(
+        refusal.text.contains("larger than 10000 octets"),
+        "{refusal}"
+    );
+    desk.restart("2026-11-23T10:31:00Z");
+    assert!(make(&mut desk, "b").is_err(), "also after a start");
+    desk.ask("delete", "a");
+    assert!(make(&mut desk, "b").is_ok());
+}
+
+#[test]
+fn a_message_whose_properties_fit_no_frame_is_refused() {
+    let mut desk = Desk::new("2026-11-23T10:30:00Z");
+    let order = order([("name", "a".into()), ("cron", "@hourly".into())]);
+    let mut properties = order.properties();
+    let headers: &mut FieldTable = properties.headers.get_or_insert_default();
+    headers.insert("trace", "x".repeat(70_000).as_str());
+    let refusal = desk.order_message(&order.with_properties(&properties));
+    let refusal = refusal.expect_err("too large");
+    assert!(
+        refusal.text.contains("larger than 65536 octets"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn who_gets_the_answer_to_an_order_is_not_who_answers_its_messages() {
+    let mut desk = Desk::new("2026-11-23T10:30:00Z");
+    for (to, expected) in [
+        ("amq.rabbitmq.reply-to.abc", None),
+        ("replies", Some("replies")),
+    ] {
+        let order = order([("name", "a".into()), ("cron", "@hourly".into())]);
+        let order = order.with_properties(&Properties {
+            reply_to: Some(to.to_owned().into()),
+            ..order.properties()
+        });
+        desk.order_message(&order).expect("a schedule");
+        desk.ask("run-now", "a");
+        let sent = desk.sent.last().expect("a message").properties();
+        assert_eq!(sent.reply_to, expected.map(Into::into));
+    }
 }

@@ -41,12 +41,18 @@ const FETCH_SPAN_MS: u64 = 3_000;
 /// How long after a failed read it is tried again, in milliseconds.
 const FETCH_AGAIN_MS: u64 = 1_000;
 
+/// A message that cannot be read is given up after so many attempts until the next start.
+const READS_MAX: u32 = 5;
+
 /// A timer by the clock on the wall is looked at this often, in milliseconds: the clock may have
 /// been set.
 const LOOK_AT_WALL_MS: u64 = 1_000;
 
 /// While so many are due that more cannot be asked back, that is tried this often, in milliseconds.
 const LOOK_AGAIN_MS: u64 = 20;
+
+/// So many that may leave memory and have left for good do no harm.
+const FRESH_IN_VAIN: usize = 1_024;
 
 /// Messages that are delivered in one go.
 const RELEASED_AT_ONCE: usize = 256;
@@ -120,6 +126,8 @@ impl Delayed {
         let here = self.rooms.iter().flat_map(|room| room.waiting.values());
         let bytes: usize = here.flatten().map(Message::memory_bytes).sum();
         assert_eq!(bytes, self.bytes, "octets of delayed messages");
+        let in_vain = self.fresh.len().saturating_sub(2 * self.len());
+        assert!(in_vain <= FRESH_IN_VAIN + 1, "what has left is forgotten");
         for room in &self.rooms {
             let away = room.waiting.values().filter(|m| m.is_none()).count();
             assert_eq!(away, room.away, "delayed messages that are away");
@@ -240,6 +248,12 @@ impl Vhost {
         let delayed = &mut self.delayed;
         delayed.bytes += message.memory_bytes();
         if message.is_persistent() {
+            if delayed.fresh.len() > 2 * delayed.len() + FRESH_IN_VAIN {
+                let rooms = &delayed.rooms;
+                let waits =
+                    |place: &Seq| rooms[Clock::of(*place).index()].waiting.contains_key(place);
+                delayed.fresh.retain(|(_, place)| waits(place));
+            }
             delayed.fresh.push_back((safe, place));
         }
         let room = delayed.room(Clock::of(place));
@@ -275,7 +289,7 @@ impl Vhost {
     fn set_delay_timer(&mut self, clock: Clock) {
         let now = self.delayed.now(clock, self.now);
         let fetching = self.delayed.fetching.is_some();
-        let room = self.delayed.room(clock);
+        let room = &mut self.delayed.rooms[clock.index()];
         let Some((&first, message)) = room.waiting.first_key_value() else {
             return;
         };
@@ -291,6 +305,9 @@ impl Vhost {
             next.0 = next.0.min(fetch.max(now.0 + LOOK_AGAIN_MS));
         }
         let mut in_ms = next.0.saturating_sub(now.0);
+        if self.own.is_too_much() {
+            in_ms = in_ms.max(LOOK_AGAIN_MS);
+        }
         if clock == Clock::Wall {
             in_ms = in_ms.min(LOOK_AT_WALL_MS);
         }
@@ -413,8 +430,23 @@ impl Vhost {
                 queue: Arc::from(QUEUE),
                 error,
             });
-            let at = self.now.mono.plus_ms(FETCH_AGAIN_MS);
-            self.timers.set(at, Timer::Delayed(clock));
+            let room = self.delayed.room(clock);
+            let (failed_at, failures) = room.failed;
+            let stuck = room.waiting.get(&fetch.first).is_some_and(Option::is_none);
+            let failures = if stuck && failed_at == fetch.first {
+                failures + 1
+            } else {
+                1
+            };
+            room.failed = (fetch.first, failures);
+            if stuck && failures >= READS_MAX {
+                // The others are not to wait for it. The log still has it, for whoever can mend it.
+                self.give_up_delayed(clock, fetch.first, fetch.first, fx);
+            }
+            for clock in Clock::BOTH {
+                let at = self.now.mono.plus_ms(FETCH_AGAIN_MS);
+                self.timers.set(at, Timer::Delayed(clock));
+            }
             self.go_on_looking(fx);
             return;
         }

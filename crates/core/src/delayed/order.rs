@@ -26,6 +26,9 @@ const LISTED: i64 = 100;
 /// Most messages that are listed at once.
 const LISTED_MAX: i64 = 10_000;
 
+/// What it costs to show one of them.
+const SHOWN_WORK: u64 = 8;
+
 /// Octets of a body that are shown when somebody peeks.
 const BODY_SHOWN_MAX: usize = 64 << 10;
 
@@ -55,10 +58,15 @@ impl Vhost {
             name: super::QUEUE,
             vhost: &self.name,
         };
-        if let Err(error) = permissions.check(user, Access::Configure, named) {
+        let action = action.as_str().unwrap_or_default();
+        let mut check = permissions.check(user, Access::Configure, named);
+        if action == "peek" {
+            // It shows what others have sent.
+            check = check.and_then(|()| permissions.check(user, Access::Read, named));
+        }
+        if let Err(error) = check {
             return Some(Err(error));
         }
-        let action = action.as_str().unwrap_or_default();
         Some(self.obey_about_delayed(action, &headers, fx))
     }
 
@@ -74,7 +82,7 @@ impl Vhost {
                 let limit = headers.get(LIMIT).and_then(FieldValue::as_i64);
                 let limit = limit.unwrap_or(LISTED).clamp(1, LISTED_MAX);
                 let list = self.list_delayed(usize::try_from(limit).unwrap_or(1));
-                self.work += list.len() as u64;
+                self.work += SHOWN_WORK * list.len() as u64;
                 let list: Vec<Value> = list.iter().map(|entry| shown(entry, false)).collect();
                 json!({ "count": self.delayed.len(), "messages": list })
             }

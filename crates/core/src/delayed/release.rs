@@ -12,6 +12,7 @@ use crate::message::Message;
 use crate::method::take_copies;
 use crate::record::{Fact, Places};
 use crate::schedule::Ending;
+use crate::schedules::work_of;
 use crate::vhost::Vhost;
 
 /// A delayed message, to be shown.
@@ -35,6 +36,9 @@ impl Vhost {
 
     pub(super) fn delayed_due(&mut self, clock: Clock, fx: &mut Effects) {
         for _ in 0..RELEASED_AT_ONCE {
+            if self.own.is_too_much() {
+                break; // the log is to catch up first
+            }
             let now = self.delayed.now(clock, self.now);
             let Some((place, Some(_))) = self.delayed.room(clock).first_due(now) else {
                 break;
@@ -67,7 +71,7 @@ impl Vhost {
 
     /// A message is due: goes the way of any message that is published now.
     fn deliver_delayed(&mut self, place: Seq, message: Message, fx: &mut Effects) {
-        self.work += 1;
+        self.work += work_of(&message);
         self.metrics.delayed_released += 1;
         let settled = self.no_longer_delayed(place, &message);
         let exchange = self.exchange_names.get(message.exchange()).copied();
@@ -90,6 +94,9 @@ impl Vhost {
         let queues = std::mem::take(&mut self.router.queues);
         self.metrics.routed += queues.len() as u64;
         let safe = self.record_letter(settled, &message, &queues, &held, fx);
+        if message.is_persistent() {
+            self.own.add(safe, self.durable, message.memory_bytes());
+        }
         for &id in &queues {
             self.offer_when(id, message.clone(), safe, fx);
         }

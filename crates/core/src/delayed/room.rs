@@ -39,6 +39,8 @@ pub(crate) struct Room {
     /// While some are away: those before this place are all here.
     pub(crate) here_before: Seq,
     pub(crate) timer: Option<(Mono, TimerKey)>,
+    /// The place that could not be read last, and how often in a row.
+    pub(crate) failed: (Seq, u32),
     /// The time that was asked for last, and the place it was given.
     last: Option<(Wall, Seq)>,
 }
@@ -87,6 +89,7 @@ impl Room {
             away: 0,
             here_before: clock.place(Wall(0)),
             timer: None,
+            failed: (Seq(0), 0),
             last: None,
         }
     }

@@ -9,7 +9,7 @@ mod publish;
 mod queue;
 mod tx;
 
-pub(crate) use publish::take_copies;
+pub(crate) use publish::{check_properties, take_copies};
 
 use leveret_codec::{
     AccessRequestOk, ChannelFlowOk, ChannelOpenOk, ConfirmSelectOk, ConnectionCloseOk, Method,

@@ -526,6 +526,19 @@ fn may_mean_something(raw: &[u8]) -> bool {
         .any(|octets| octets.starts_with(b"CC") || octets == delay::PREFIX)
 }
 
+/// 406 for properties that mean something to the broker and that it does not understand.
+pub(crate) fn check_properties(properties: &Properties) -> Result<(), AmqpError> {
+    if let Some(expiration) = &properties.expiration {
+        check_expiration(expiration)?;
+    }
+    let mut copies = Copies::default();
+    if let Some(headers) = &properties.headers {
+        copies.add(headers, "CC")?;
+        copies.add(headers, "BCC")?;
+    }
+    Ok(())
+}
+
 /// 406 unless it is a number of milliseconds from 0 to ten years, in decimal digits.
 fn check_expiration(expiration: &[u8]) -> Result<(), AmqpError> {
     let text = String::from_utf8_lossy(expiration);

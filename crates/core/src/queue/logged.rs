@@ -91,8 +91,14 @@ impl Logged {
     /// Whether a message may be delivered.
     #[inline]
     pub(crate) fn lets_go(&self, seq: Seq) -> bool {
+        seq.number() <= self.may_deliver.0 && !self.is_held(seq)
+    }
+
+    /// Whether a message waits for a record to be safe.
+    #[inline]
+    pub(crate) fn is_held(&self, seq: Seq) -> bool {
         let held = self.held.front();
-        seq.number() <= self.may_deliver.0 && held.is_none_or(|&(_, from)| seq.number() < from.0)
+        held.is_some_and(|&(_, from)| seq.number() >= from.0)
     }
 
     /// The next message, with this number, is what the broker itself publishes, and nobody may see
