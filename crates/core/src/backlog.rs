@@ -8,6 +8,7 @@ use crate::ids::{Lsn, Mono, QueueId, Seq, Wall};
 use crate::log::{Fetch, Fetched, LogError};
 use crate::message::Message;
 use crate::record::Fact;
+use crate::retry::past_of;
 use crate::timer::Timer;
 use crate::vhost::Vhost;
 
@@ -136,10 +137,10 @@ impl Vhost {
     /// Memory is short: queues page out all but their very first messages.
     pub(crate) fn page_out_all(&mut self, fx: &mut Effects) {
         let keep = self.kept_bytes_short();
-        let large = self
-            .queues
-            .iter_mut()
-            .filter(|(_, queue)| queue.durable && queue.index.unreturned_bytes() > keep);
+        let large = self.queues.iter_mut().filter(|(_, queue)| {
+            let retries = queue.retries.as_ref().map_or(0, |retries| retries.bytes());
+            queue.durable && (queue.index.unreturned_bytes() > keep || retries > 0)
+        });
         for (id, queue) in large {
             self.work += 1;
             if queue.logged.page_out.is_none() {
@@ -171,6 +172,7 @@ impl Vhost {
                 self.wake_getters(id);
             }
             again |= self.page_out(id, fx);
+            again |= self.page_out_retries(id, fx);
             if again {
                 self.logging.push(id);
             }
@@ -281,6 +283,13 @@ impl Vhost {
         let Some(queue) = self.queues.get(id) else {
             return;
         };
+        let of = messages.first().map_or(Seq(0), |(seq, ..)| *seq);
+        let first = queue.index.first_away(of);
+        if first.is_some_and(|first| first < queue.logged.asked) {
+            // One that comes before them has come back meanwhile, and is to be read first.
+            self.resume_deadlines(id, &[]);
+            return;
+        }
         let ttl_ms = queue.rules.ttl_ms;
         let timed: Vec<(Seq, Mono)> = messages
             .iter()
@@ -289,10 +298,11 @@ impl Vhost {
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
-        let of = messages.first().map_or(Seq(0), |(seq, ..)| *seq);
         let before = queue.index.first_away(of);
-        let delivered_before = queue.logged.delivered_before;
-        queue.index.bring_back(messages, delivered_before);
+        let (past, delivered_before) = (&mut queue.retries, queue.logged.delivered_before);
+        queue.index.bring_back(messages, |seq| {
+            past_of(past.as_deref_mut(), delivered_before, seq)
+        });
         let after = queue.index.first_away(of);
         let back = |seq: Seq| before.is_some_and(|b| seq >= b) && after.is_none_or(|a| seq < a);
         let here: Vec<(Seq, Mono)> = timed.into_iter().filter(|&(seq, _)| back(seq)).collect();

@@ -94,6 +94,8 @@ pub struct Totals {
     pub bindings: usize,
     /// Messages waiting to be delivered.
     pub ready: usize,
+    /// Messages waiting to be delivered again.
+    pub retrying: usize,
     /// Messages delivered and not settled.
     pub unacked: usize,
     /// Messages waiting for their time.

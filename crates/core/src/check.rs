@@ -189,6 +189,17 @@ impl Vhost {
             assert!(seq.number() <= queue.last_seq.0);
             assert!(!unacked.contains(&seq.0), "{seq} is both ready and unacked");
         }
+        if let Some(retries) = &queue.retries {
+            retries.check();
+            let ready: BTreeSet<Seq> = queue.index.seqs().collect();
+            for seq in retries.seqs() {
+                let elsewhere = ready.contains(&seq) || unacked.contains(&seq.0);
+                assert!(
+                    !elsewhere,
+                    "{seq} waits to be delivered again, and does not"
+                );
+            }
+        }
         for key in &queue.consumers {
             assert_eq!(
                 self.consumers.get(*key).map(|consumer| consumer.queue),
@@ -196,16 +207,16 @@ impl Vhost {
             );
         }
         if let Some(deadlines) = &queue.deadlines {
-            let waiting: BTreeSet<Seq> = queue.index.seqs().collect();
+            let retries = queue.retries.iter().flat_map(|retries| retries.seqs());
+            let waiting: BTreeSet<Seq> = queue.index.seqs().chain(retries).collect();
             assert!(deadlines.waiting().all(|seq| waiting.contains(&seq)));
             assert!(deadlines.next().is_none() || deadlines.timer.is_some());
         }
         assert!(
             queue.rules.overflow != Overflow::DropHead
-                || !queue
-                    .rules
-                    .is_over(queue.index.len(), queue.index.body_bytes())
-                || queue.is_stalled(),
+                || !queue.rules.is_over(queue.len(), queue.body_bytes())
+                || queue.is_stalled()
+                || queue.index.is_empty(),
             "{} is too long",
             queue.name
         );

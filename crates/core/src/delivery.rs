@@ -6,7 +6,7 @@ use crate::channel::unacked::Delivery;
 use crate::consumer::Standing;
 use crate::dead_letter::Reason;
 use crate::effect::{DELIVERY_OVERHEAD_BYTES, Effects, Outbound, delivery_cost};
-use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, QueueId};
+use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, Mono, QueueId};
 use crate::input::Outcome;
 use crate::message::Message;
 use crate::queue::index::Entry;
@@ -230,6 +230,7 @@ impl Vhost {
         fx: &mut Effects,
     ) {
         let mut back: Vec<(QueueId, Entry)> = Vec::new();
+        let mut later: Vec<(QueueId, Mono, Entry)> = Vec::new();
         let mut consumers = Vec::new();
         for (_, mut delivery) in deliveries {
             self.work += 2; // it is sorted and merged as well
@@ -243,17 +244,23 @@ impl Vhost {
                 self.note_ending(&delivery.entry.message, Ending::Removed);
                 continue;
             }
-            if counts == Counts::AsFailed {
+            if counts == Counts::AsFailed || self.counts_all(delivery.queue) {
                 delivery.entry.failures = delivery.entry.failures.saturating_add(1);
                 if self.has_failed_enough(&delivery) {
                     self.die(delivery.queue, delivery.entry, Reason::DeliveryLimit, fx);
                     continue;
                 }
             }
-            back.push((delivery.queue, delivery.entry));
+            match self.retry_in_ms(delivery.queue, counts, delivery.entry.failures) {
+                None => back.push((delivery.queue, delivery.entry)),
+                Some(ms) => {
+                    let until = self.now.mono.plus_ms(ms);
+                    later.push((delivery.queue, until, delivery.entry));
+                }
+            }
         }
+        let mut queues = self.hold_all_retries(later, fx);
         back.sort_by_key(|(queue, entry)| (*queue, entry.seq));
-        let mut queues = Vec::new();
         let mut back = back.into_iter().peekable();
         while let Some((id, entry)) = back.next() {
             let mut entries = vec![entry];
@@ -280,6 +287,32 @@ impl Vhost {
             self.pump(queue, fx);
             self.drop_excess(queue, fx);
         }
+    }
+
+    /// Puts deliveries aside until then. Returns their queues.
+    fn hold_all_retries(
+        &mut self,
+        mut later: Vec<(QueueId, Mono, Entry)>,
+        fx: &mut Effects,
+    ) -> Vec<QueueId> {
+        later.sort_by_key(|(queue, _, entry)| (*queue, entry.seq));
+        let mut queues = Vec::new();
+        let mut later = later.into_iter().peekable();
+        while let Some((id, until, entry)) = later.next() {
+            let mut entries = vec![(until, entry)];
+            while let Some((_, until, entry)) = later.next_if(|(queue, ..)| *queue == id) {
+                entries.push((until, entry));
+            }
+            self.hold_retries(id, entries, fx);
+            queues.push(id);
+        }
+        queues
+    }
+
+    /// Whether every delivery counts as failed that comes back to this queue.
+    fn counts_all(&self, id: QueueId) -> bool {
+        let backoff = self.queues.get(id).and_then(|queue| queue.rules.backoff);
+        backoff.is_some_and(|backoff| backoff.counts_all)
     }
 
     fn has_failed_enough(&self, delivery: &Delivery) -> bool {

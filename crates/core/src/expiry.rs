@@ -13,6 +13,7 @@ use crate::ids::{Mono, QueueId, Seq, Wall};
 use crate::message::Message;
 use crate::queue::deadlines::ASKED;
 use crate::queue::index::Entry;
+use crate::queue::retries::Back;
 use crate::timer::Timer;
 use crate::vhost::Vhost;
 
@@ -92,6 +93,17 @@ impl Vhost {
                 self.die(id, entry, Reason::Expired, fx);
             } else if queue.index.is_away(seq) {
                 self.expire_away(id, seq, fx);
+            } else if let Some(retry) = queue.retries.as_mut().and_then(|r| r.take(seq)) {
+                match retry {
+                    Back::Here(entry) => {
+                        self.metrics.expired += 1;
+                        self.die(id, entry, Reason::Expired, fx);
+                    }
+                    Back::Away(seq, bytes) => {
+                        queue.index.put_back_away(seq, bytes);
+                        self.expire_away(id, seq, fx);
+                    }
+                }
             }
         }
         self.ask_for_due(id, fx);
@@ -108,8 +120,9 @@ impl Vhost {
         if queue.rules.dead_letter.is_some() {
             let deadlines = queue.deadlines.get_or_insert_default();
             deadlines.dying.push_back(seq);
-        } else if queue.index.drop_away(seq) {
+        } else if queue.index.drop_away(seq).is_some() {
             self.metrics.expired += 1;
+            queue.forget_past(seq);
             let fact = queue.settled(seq);
             self.record(fact, fx);
         }
@@ -200,9 +213,10 @@ impl Vhost {
         for (seq, message, _) in messages {
             if asked.binary_search(&seq).is_ok()
                 && let Some(queue) = self.queues.get_mut(id)
-                && queue.index.drop_away(seq)
+                && queue.index.drop_away(seq).is_some()
             {
                 self.metrics.expired += 1;
+                queue.forget_past(seq);
                 let entry = Entry {
                     message,
                     seq,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::ids::{Lsn, QueueId, QueueNumber, Seq, Wall};
 use crate::message::Message;
-use crate::record::{Fact, Record};
+use crate::record::{Fact, Record, Retry};
 
 /// Where the records of vhosts are kept.
 pub trait Journal: Send + Sync {
@@ -123,6 +123,9 @@ pub struct RecoveredQueue {
     pub runs: Vec<Run>,
     /// Of those that have a time of their own: when that runs out; in order of their places.
     pub expiring: Vec<(Seq, Wall)>,
+    /// Of those that were to be delivered again after a while, or are: what the last
+    /// [`Fact::Retried`] says; in order of their places.
+    pub retries: Vec<Retry>,
 }
 
 /// Neighbouring places in a queue.

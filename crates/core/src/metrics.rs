@@ -37,6 +37,7 @@ counters! {
     redelivered: "messages_redelivered", "Deliveries with the redelivered flag.";
     acknowledged: "messages_acknowledged", "Deliveries acknowledged.";
     requeued: "messages_requeued", "Deliveries put back into their queue.";
+    retries: "messages_retried", "Deliveries put back to be delivered again after a while.";
     discarded: "messages_discarded", "Deliveries rejected without requeue.";
     purged: "messages_purged", "Messages removed by queue.purge or with their queue.";
     expired: "messages_expired", "Messages whose time ran out in a queue.";

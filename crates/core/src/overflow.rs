@@ -5,6 +5,8 @@ use crate::effect::Effects;
 use crate::ids::QueueId;
 use crate::message::Message;
 use crate::queue::Queue;
+use crate::queue::index::Entry;
+use crate::queue::retries::Back;
 use crate::queue::rules::Overflow;
 use crate::vhost::Vhost;
 
@@ -15,10 +17,9 @@ impl Vhost {
         let full = |queue: &Queue| {
             queue.rules.overflow != Overflow::DropHead
                 && queue.rules.limits_length()
-                && queue.rules.is_over(
-                    queue.index.len() + 1,
-                    queue.index.body_bytes() + message.body_len(),
-                )
+                && queue
+                    .rules
+                    .is_over(queue.len() + 1, queue.body_bytes() + message.body_len())
         };
         let queues = &self.queues;
         let any = |id: &QueueId| queues.get(*id).is_some_and(full);
@@ -39,14 +40,13 @@ impl Vhost {
         true
     }
 
-    /// Makes room in a queue that has become too long.
+    /// Makes room in a queue that has become too long: the first in line goes, whether it is ready or
+    /// waits to be delivered again.
     pub(crate) fn drop_excess(&mut self, id: QueueId, fx: &mut Effects) {
         while let Some(queue) = self.queues.get_mut(id)
-            && queue
-                .rules
-                .is_over(queue.index.len(), queue.index.body_bytes())
+            && queue.rules.is_over(queue.len(), queue.body_bytes())
         {
-            let Some(entry) = queue.index.pop() else {
+            let Some(entry) = queue.pop_first() else {
                 // The oldest is away: it goes when it is back.
                 self.look_ahead(id, fx);
                 return;
@@ -54,5 +54,22 @@ impl Vhost {
             self.metrics.overflowed += 1;
             self.die(id, entry, Reason::MaxLength, fx);
         }
+    }
+}
+
+impl Queue {
+    /// Takes out the first in line of those that are ready or wait to be delivered again; None if
+    /// there is none, or if it is away.
+    fn pop_first(&mut self) -> Option<Entry> {
+        if let Some(retries) = &mut self.retries
+            && let Some(first) = retries.first_here()
+            && (self.index.is_empty() || self.index.front().is_some_and(|next| next.seq > first))
+        {
+            return match retries.take(first)? {
+                Back::Here(entry) => Some(entry),
+                Back::Away(..) => None, // it is here
+            };
+        }
+        self.index.pop()
     }
 }

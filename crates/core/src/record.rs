@@ -103,11 +103,34 @@ pub enum Fact {
         /// The last number.
         through: Seq,
     },
+    /// Messages of a durable queue are back and are not to be delivered again before their time. What
+    /// the last one says of a message holds until it leaves the queue, also when that time is over.
+    Retried {
+        /// The queue.
+        queue: QueueNumber,
+        /// In order of their places; at least one.
+        retries: Vec<Retry>,
+    },
     /// Something is kept under a key from here on, or nothing any more. What it means is known to
     /// whoever notes it.
     Noted(Note),
     /// Several facts that hold together or not at all (`tx.commit`).
     Together(Vec<Self>),
+}
+
+/// A message that is to be delivered again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Retry {
+    /// Its place in the queue.
+    pub seq: Seq,
+    /// Not before then.
+    pub until: Wall,
+    /// Times it was delivered.
+    pub deliveries: u32,
+    /// How many of these failed.
+    pub failures: u32,
+    /// When its time in the queue runs out, if ever.
+    pub expires: Option<Wall>,
 }
 
 /// Something to be kept under a key, or nothing under that key any more.

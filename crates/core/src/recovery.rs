@@ -39,7 +39,8 @@ impl Vhost {
                 continue;
             }
             let queue = numbers.get(&kept.number);
-            let Some(queue) = queue.and_then(|&id| self.queues.get_mut(id)) else {
+            let Some((id, queue)) = queue.and_then(|&id| Some((id, self.queues.get_mut(id)?)))
+            else {
                 let number = kept.number;
                 return Err(corrupt(format_args!(
                     "messages of queue {number}, which is not there"
@@ -54,11 +55,17 @@ impl Vhost {
             queue.last_seq = kept.last;
             queue.index = Ready::recovered(queue.rules.priority_max, kept.runs, kept.last);
             let now = self.now;
+            self.recover_retries(id, &kept.retries);
+            let Some(queue) = self.queues.get_mut(id) else {
+                continue;
+            };
             let levels = queue.index.levels_away();
             if !levels.is_empty() && (queue.rules.ttl_ms.is_some() || !kept.expiring.is_empty()) {
                 // They are to expire, whether or not anybody wants them.
                 let deadlines = queue.deadlines.get_or_insert_default();
-                deadlines.add_away(kept.expiring.into_iter().map(|(seq, at)| {
+                let away = kept.expiring.into_iter();
+                let away = away.filter(|&(seq, _)| queue.index.is_away(seq));
+                deadlines.add_away(away.map(|(seq, at)| {
                     let left = at.0.saturating_sub(now.wall.0);
                     (now.mono.plus_ms(left), seq)
                 }));
@@ -66,9 +73,7 @@ impl Vhost {
                     deadlines.nothing_asked(&levels, now.mono);
                 }
             }
-            if let Some(&id) = numbers.get(&kept.number) {
-                self.set_message_timer(id);
-            }
+            self.set_message_timer(id);
         }
         Ok(())
     }
@@ -135,6 +140,7 @@ impl Vhost {
             | Fact::Settled { .. }
             | Fact::Purged { .. }
             | Fact::MayDeliver { .. }
+            | Fact::Retried { .. }
             | Fact::Together(_) => {
                 return Err(corrupt(format_args!("record {} is no definition", lsn.0)));
             }

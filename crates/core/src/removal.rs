@@ -32,6 +32,9 @@ impl Vhost {
         if let Some(timer) = queue.expiry.timer.take() {
             self.timers.cancel(timer);
         }
+        if let Some((_, timer)) = queue.retries.as_mut().and_then(|r| r.timer.take()) {
+            self.timers.cancel(timer);
+        }
         if let Some((_, timer)) = queue.deadlines.as_mut().and_then(|d| d.timer.take()) {
             self.timers.cancel(timer);
         }
@@ -53,7 +56,7 @@ impl Vhost {
         for binding in self.bindings.to(Destination::Queue(id)) {
             self.remove_binding(&binding, fx);
         }
-        let ready = queue.index.len();
+        let ready = queue.len();
         self.metrics.queues_deleted += 1;
         self.metrics.purged += ready as u64;
         fx.events.push(Event::QueueDeleted {
@@ -62,7 +65,7 @@ impl Vhost {
         });
         if ready > 0 {
             self.work += scanned(ready);
-            let removed = queue.index.take_all();
+            let removed = queue.take_all();
             self.note_removed(&removed);
             fx.garbage.push(removed);
         }

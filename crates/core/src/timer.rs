@@ -14,6 +14,8 @@ pub(crate) enum Timer {
     QueueExpiry(QueueId),
     /// Messages of a queue may have expired.
     MessageExpiry(QueueId),
+    /// Messages of a queue may be due to be delivered again.
+    Retry(QueueId),
     /// Deliveries of a channel may have gone unsettled for too long.
     Unsettled(ChannelKey),
     /// Deaths wait to be carried out.
@@ -94,6 +96,7 @@ impl Vhost {
             match timer {
                 Timer::QueueExpiry(queue) => self.expire_queue(queue, fx),
                 Timer::MessageExpiry(queue) => self.message_timer(queue, fx),
+                Timer::Retry(queue) => self.retry_timer(queue, fx),
                 Timer::Unsettled(channel) => self.check_unsettled(channel, fx),
                 Timer::Bury => self.bury_rest(fx),
                 Timer::Delayed(clock) => self.delayed_timer(clock, fx),

@@ -607,6 +607,12 @@ impl Vhost {
         }
     }
 
+    /// A number below this one.
+    pub(crate) fn random_below(&mut self, end: u64) -> u64 {
+        let wide = u128::from(self.random.next_u64()) * u128::from(end);
+        u64::try_from(wide >> u64::BITS).unwrap_or_default()
+    }
+
     /// `{prefix}` and 22 characters nobody can guess.
     pub(crate) fn random_name(&mut self, prefix: &str) -> Arc<str> {
         const ALPHABET: &[u8; 64] =
@@ -631,6 +637,11 @@ impl Vhost {
             exchanges: self.exchanges.len(),
             bindings: self.bindings.len(),
             ready: self.queues.values().map(|queue| queue.index.len()).sum(),
+            retrying: self
+                .queues
+                .values()
+                .map(|queue| queue.len() - queue.index.len())
+                .sum(),
             unacked: self
                 .channels
                 .values()

@@ -349,6 +349,7 @@ impl Kept {
                 delivered_through: Seq(self.delivered_through),
                 runs,
                 expiring: Vec::new(),
+                retries: Vec::new(),
             }],
         })
         .expect("it makes sense")

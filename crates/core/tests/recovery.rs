@@ -67,6 +67,7 @@ fn messages(number: u64, last: u64, runs: Vec<Run>) -> RecoveredQueue {
         delivered_through: Seq(5),
         runs,
         expiring: Vec::new(),
+        retries: Vec::new(),
     }
 }
 

@@ -98,7 +98,7 @@ fn of_log(node: &Node) -> [(Kind, &'static str, &'static str, u64); 13] {
     rows
 }
 
-fn gauges(totals: &Totals) -> [(&'static str, &'static str, u64); 10] {
+fn gauges(totals: &Totals) -> [(&'static str, &'static str, u64); 11] {
     #[rustfmt::skip]
     let rows = [
         ("connections",          "Open connections.",                              totals.connections),
@@ -110,6 +110,7 @@ fn gauges(totals: &Totals) -> [(&'static str, &'static str, u64); 10] {
         ("queue_messages_ready", "Messages waiting to be delivered.",              totals.ready),
         ("queue_messages_unacked", "Messages delivered and not settled.",          totals.unacked),
         ("messages_delayed_waiting", "Messages that wait for their time.", totals.delayed),
+        ("queue_messages_retrying", "Messages waiting to be delivered again.",  totals.retrying),
         ("queue_messages_ready_bytes", "Memory held by ready messages, in octets.", totals.ready_bytes),
     ];
     rows.map(|(name, help, value)| (name, help, value as u64))

@@ -209,6 +209,7 @@ impl Log {
                 delivered_through: Seq(kept.mark),
                 runs,
                 expiring,
+                retries: Vec::new(),
             }
         });
         Recovered {
@@ -376,7 +377,7 @@ impl Durable {
                     self.apply(lsn, fact)?;
                 }
             }
-            Fact::Noted(_) => {}
+            Fact::Noted(_) | Fact::Retried { .. } => {}
             Fact::MayDeliver { queue, through } => {
                 if let Some(kept) = self.queue(queue) {
                     kept.mark = through.0;

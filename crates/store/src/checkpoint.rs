@@ -4,7 +4,9 @@
 use leveret_core::record::Fact;
 
 use crate::format::{Input, put_bytes, put_varint};
-use crate::record::{decode_definition, decode_runs, kind_of, put_fact, put_runs};
+use crate::record::{
+    decode_definition, decode_retries, decode_runs, kind_of, put_fact, put_retries, put_runs,
+};
 use crate::state::State;
 
 /// Octets of a part at most.
@@ -55,6 +57,15 @@ pub(crate) fn encode(state: &State, needed: &[Needed]) -> Vec<u8> {
         let runs: Vec<_> = runs.iter().map(|run| (run.first.0, run.last.0)).collect();
         put_runs(&mut out, queue.number, &runs);
     }
+    // Nothing, where there are none: as it was written first.
+    let retried = || state.queues().filter(|queue| !queue.retries.is_empty());
+    if retried().next().is_some() {
+        put_varint(&mut out, retried().count() as u64);
+        for queue in retried() {
+            put_varint(&mut out, u64::from(queue.vhost));
+            put_retries(&mut out, queue.number, queue.retries.values());
+        }
+    }
     out
 }
 
@@ -91,6 +102,13 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Checkpoint> {
         queue.last = last;
         queue.delivered_through = delivered_through;
         queue.missing = runs.into_iter().collect();
+    }
+    if !input.is_empty() {
+        for _ in 0..input.varint()? {
+            let vhost = input.varint_u32()?;
+            let (queue, retries) = decode_retries(&mut input)?;
+            state.retried(vhost, queue, &retries);
+        }
     }
     input.is_empty().then_some(checkpoint)
 }

@@ -614,6 +614,7 @@ fn write_fact<F: DiskFile>(
             }
         }
         Fact::MayDeliver { queue, through } => state.may_deliver(vhost, queue.0, through.0),
+        Fact::Retried { queue, retries } => state.retried(vhost, queue.0, retries),
         Fact::Together(facts) => {
             for fact in facts {
                 write_fact(writer, state, vhost, lsn, fact, place);

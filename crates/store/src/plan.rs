@@ -189,7 +189,8 @@ impl Plan {
                 Fact::ExchangeDeleted { .. }
                 | Fact::QueueDeleted { .. }
                 | Fact::Unbound(_)
-                | Fact::MayDeliver { .. } => {}
+                | Fact::MayDeliver { .. }
+                | Fact::Retried { .. } => {}
                 _ => self.is_relief = false,
             }
             let (head, bodies) = (head_bound(&record.fact), bodies_of(&record.fact));

@@ -5,9 +5,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use leveret_core::ids::{QueueNumber, Wall};
+use leveret_core::ids::{QueueNumber, Seq, Wall};
 use leveret_core::message::Message;
-use leveret_core::record::{BindingFact, Fact, Note};
+use leveret_core::record::{BindingFact, Fact, Note, Retry};
 
 use crate::format::{Input, put_bytes, put_varint};
 
@@ -33,6 +33,7 @@ pub(crate) mod kind {
     /// reads the message finds it, and the head says when the message's own time runs out.
     pub(crate) const PUBLISHED_TIMED: u8 = 18;
     pub(crate) const MOVED_TIMED: u8 = 19;
+    pub(crate) const RETRIED: u8 = 20;
 }
 
 /// Whether records of this kind can be read.
@@ -48,6 +49,9 @@ pub(crate) const BODY_SUM: u32 = 4;
 
 /// Octets of the time of arrival between the sum and the block of a message.
 pub(crate) const BODY_TIME: u32 = 6;
+
+/// Octets that a message takes at most that is to be delivered again.
+const RETRY_BYTES: usize = 40;
 
 /// Names of exchange types that are not built in, at most: a name is kept for ever.
 const OTHER_KINDS_MAX: usize = 64;
@@ -87,6 +91,11 @@ pub(crate) enum What<'a> {
     MayDeliver {
         queue: u64,
         through: u64,
+    },
+    Retried {
+        queue: u64,
+        /// In order of their places.
+        retries: Vec<Retry>,
     },
     Together(Vec<Self>),
     Checkpoint(Part),
@@ -189,6 +198,9 @@ pub(crate) fn put_fact(out: &mut Vec<u8>, fact: &Fact) {
             put_varint(out, queue.0);
             put_varint(out, through.0);
         }
+        Fact::Retried { queue, retries } => {
+            put_retries(out, queue.0, retries.iter());
+        }
         Fact::Together(facts) => {
             put_varint(out, count(facts));
             put_together(out, facts);
@@ -279,6 +291,26 @@ pub(crate) fn put_runs(out: &mut Vec<u8>, queue: u64, runs: &[(u64, u64)]) {
     }
 }
 
+/// Adds messages of a queue that are to be delivered again, in order of their places.
+pub(crate) fn put_retries<'a>(
+    out: &mut Vec<u8>,
+    queue: u64,
+    retries: impl ExactSizeIterator<Item = &'a Retry>,
+) {
+    put_varint(out, queue);
+    put_varint(out, retries.len() as u64);
+    let mut last = 0;
+    for retry in retries {
+        put_varint(out, retry.seq.0.saturating_sub(last));
+        last = retry.seq.0;
+        put_varint(out, retry.until.0);
+        put_varint(out, u64::from(retry.deliveries));
+        put_varint(out, u64::from(retry.failures));
+        // 0 is never: that time is over.
+        put_varint(out, retry.expires.map_or(0, |at| at.0.max(1)));
+    }
+}
+
 /// Sorts runs and joins what touches; those that are none are dropped.
 pub(crate) fn normalize(runs: &mut Vec<(u64, u64)>) {
     runs.retain(|run| run.0 <= run.1);
@@ -339,6 +371,7 @@ fn put_definition(out: &mut Vec<u8>, fact: &Fact) {
         | Fact::Settled { .. }
         | Fact::Purged { .. }
         | Fact::MayDeliver { .. }
+        | Fact::Retried { .. }
         | Fact::Together(_) => {}
     }
 }
@@ -355,6 +388,7 @@ pub(crate) fn kind_of(fact: &Fact) -> u8 {
         Fact::Published { .. } => kind::PUBLISHED_TIMED,
         Fact::Settled { .. } | Fact::Purged { .. } => kind::SETTLED,
         Fact::MayDeliver { .. } => kind::MAY_DELIVER,
+        Fact::Retried { .. } => kind::RETRIED,
         Fact::Noted(_) => kind::NOTED,
         Fact::Together(_) => kind::TOGETHER,
     }
@@ -384,6 +418,7 @@ pub(crate) fn head_bound(fact: &Fact) -> usize {
         Fact::Published { user, places, .. } => user.len() + 20 * places.len(),
         Fact::Settled { .. } | Fact::MayDeliver { .. } => 0,
         Fact::Purged { places, .. } => 20 * places.len(),
+        Fact::Retried { retries, .. } => RETRY_BYTES * retries.len(),
         Fact::Noted(note) => note.key.len() + note.value.as_ref().map_or(0, |value| value.len()),
         Fact::Together(facts) => facts.iter().map(head_bound).sum(),
     }
@@ -440,6 +475,10 @@ fn decode_what<'a>(kind: u8, input: &mut Input<'a>, is_outer: bool) -> Option<Wh
             queue: input.varint()?,
             through: input.varint()?,
         },
+        kind::RETRIED => {
+            let (queue, retries) = decode_retries(input)?;
+            What::Retried { queue, retries }
+        }
         kind::VHOST_NAMED if is_outer => What::VhostNamed(input.text()?),
         kind::TOGETHER if is_outer => {
             let mut parts = Vec::new();
@@ -518,6 +557,24 @@ pub(crate) fn decode_runs(input: &mut Input<'_>) -> Option<Vec<(u64, u64)>> {
         runs.push((first, last));
     }
     Some(runs)
+}
+
+/// Reads what [`put_retries`] wrote: the queue, and its messages.
+pub(crate) fn decode_retries(input: &mut Input<'_>) -> Option<(u64, Vec<Retry>)> {
+    let queue = input.varint()?;
+    let mut retries = Vec::new();
+    let mut last = 0_u64;
+    for _ in 0..input.varint()? {
+        last = last.checked_add(input.varint()?)?;
+        retries.push(Retry {
+            seq: Seq(last),
+            until: Wall(input.varint()?),
+            deliveries: input.varint_u32()?,
+            failures: input.varint_u32()?,
+            expires: Some(input.varint()?).filter(|&at| at > 0).map(Wall),
+        });
+    }
+    Some((queue, retries))
 }
 
 /// Reads what [`put_fact`] wrote of a declaration, deletion, binding or note.

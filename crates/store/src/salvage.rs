@@ -152,6 +152,9 @@ pub fn salvage<F: Disk, T: Disk>(
     Ok(salvaged)
 }
 
+/// Messages to be delivered again that one record speaks of.
+const RETRIES_AT_ONCE: usize = 1_024;
+
 /// What is known of queues beside their messages, and the last numbers.
 fn finish<T: Disk>(
     state: &State,
@@ -167,6 +170,15 @@ fn finish<T: Disk>(
             queue: number,
             through: Seq(queue.delivered_through),
         }];
+        let retries: Vec<_> = queue.retries.values().copied().collect();
+        facts.extend(
+            retries
+                .chunks(RETRIES_AT_ONCE)
+                .map(|retries| Fact::Retried {
+                    queue: number,
+                    retries: retries.to_vec(),
+                }),
+        );
         if queue.last > 0 && queue.messages.get(queue.last).is_none() {
             facts.push(Fact::Settled {
                 queue: number,

@@ -9,7 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use leveret_core::ids::{Lsn, QueueNumber, Seq, Wall};
 use leveret_core::log::{Recovered, RecoveredQueue, Run};
-use leveret_core::record::{Fact, MAY_DELIVER_FIRST};
+use leveret_core::record::{Fact, MAY_DELIVER_FIRST, Retry};
 
 use crate::definitions::Definitions;
 use crate::format::varint_len;
@@ -59,6 +59,8 @@ pub(crate) struct Queue {
     pub(crate) messages: Messages,
     /// When the own time runs out of those that have one, by place.
     expiring: BTreeMap<u64, u64>,
+    /// What is known of those that were to be delivered again, by place.
+    pub(crate) retries: BTreeMap<u64, Retry>,
     /// While recovering: runs of living messages that a checkpoint names and that were not found
     /// yet, first -> last.
     pub(crate) missing: BTreeMap<u64, u64>,
@@ -237,6 +239,9 @@ impl State {
             while let Some((&seq, _)) = queue.expiring.range(first..=last.max(first)).next() {
                 queue.expiring.remove(&seq);
             }
+            while let Some((&seq, _)) = queue.retries.range(first..=last.max(first)).next() {
+                queue.retries.remove(&seq);
+            }
             queue
                 .messages
                 .remove_run(first, last, |loc| lighten(&mut self.segments, loc));
@@ -246,6 +251,19 @@ impl State {
     pub(crate) fn may_deliver(&mut self, vhost: u32, queue: u64, through: u64) {
         if let Some(queue) = self.queue(vhost, queue) {
             queue.delivered_through = through;
+        }
+    }
+
+    /// Messages are to be delivered again, not before their time. Those that are not there are of
+    /// no interest: their publish and their settle were left out.
+    pub(crate) fn retried(&mut self, vhost: u32, queue: u64, retries: &[Retry]) {
+        if let Some(queue) = self.queue(vhost, queue) {
+            for retry in retries {
+                let seq = retry.seq.0;
+                if queue.messages.get(seq).is_some() || contains(&queue.missing, seq) {
+                    queue.retries.insert(seq, *retry);
+                }
+            }
         }
     }
 
@@ -268,6 +286,7 @@ impl State {
             }
             What::Settled { queue, runs } => self.settle(vhost, queue, &runs),
             What::MayDeliver { queue, through } => self.may_deliver(vhost, queue, through),
+            What::Retried { queue, retries } => self.retried(vhost, queue, &retries),
             What::Together(parts) => {
                 for part in parts {
                     self.apply(vhost, lsn, part, place);
@@ -372,6 +391,7 @@ impl Queue {
             delivered_through: Seq(self.delivered_through),
             runs: self.runs(),
             expiring: expiring.map(|(&seq, &at)| (Seq(seq), Wall(at))).collect(),
+            retries: self.retries.values().copied().collect(),
         }
     }
 }
@@ -409,6 +429,12 @@ fn lighten(segments: &mut BTreeMap<u32, Segment>, loc: Loc) {
         segment.living = segment.living.saturating_sub(u64::from(loc.weight()));
         segment.copies = segment.copies.saturating_sub(1);
     }
+}
+
+/// Whether a place is in one of these runs.
+fn contains(runs: &BTreeMap<u64, u64>, seq: u64) -> bool {
+    let before = runs.range(..=seq).next_back();
+    before.is_some_and(|(_, &last)| last >= seq)
 }
 
 /// Cuts a run out of runs; true if any of it was there.

@@ -263,7 +263,7 @@ impl Vhost {
             return Ok(());
         };
         let places = if queue.durable {
-            queue.index.places()
+            queue.places()
         } else {
             Vec::new()
         };
@@ -271,8 +271,11 @@ impl Vhost {
             deadlines.forget_waiting();
         }
         let number = queue.logged.number;
-        let ready = queue.index.len(); // some of them may be away
-        let removed = queue.index.take_all();
+        let ready = queue.len(); // some of them may be away
+        let removed = queue.take_all();
+        if let Some((_, timer)) = queue.retries.as_mut().and_then(|r| r.timer.take()) {
+            self.timers.cancel(timer);
+        }
         self.work += scanned(removed.len());
         let message_count = count(ready);
         self.metrics.purged += ready as u64;
@@ -321,8 +324,8 @@ impl Vhost {
         if let Some(id) = id {
             self.check_lock(from, id)?;
             if let Some(queue) = self.queues.get(id) {
-                ready = queue.index.len();
-                if m.if_empty && !queue.index.is_empty() {
+                ready = queue.len();
+                if m.if_empty && ready > 0 {
                     return Err(AmqpError::precondition_failed(format_args!(
                         "{named} not empty"
                     )));

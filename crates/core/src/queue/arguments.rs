@@ -66,7 +66,7 @@ const fn time_ms(min: i64) -> Rule {
 
 /// In the order RabbitMQ checks them.
 #[rustfmt::skip]
-const ARGUMENTS: [(&str, Rule, Applies); 27] = [
+const ARGUMENTS: [(&str, Rule, Applies); 31] = [
     ("x-expires",                     time_ms(1), Applies::Everywhere),
     ("x-message-ttl",                 time_ms(0), Applies::Everywhere),
     ("x-dead-letter-exchange",        Rule::Text, Applies::Everywhere),
@@ -88,6 +88,11 @@ const ARGUMENTS: [(&str, Rule, Applies); 27] = [
     ("x-delayed-retry-type",          Rule::OneOf(&["disabled", "all", "failed", "returned"], "invalid_delayed_retry_type"), Applies::Everywhere),
     ("x-delayed-retry-min",           time_ms(0), Applies::Everywhere),
     ("x-delayed-retry-max",           time_ms(0), Applies::Everywhere),
+    // Not RabbitMQ's.
+    ("x-retry-delay",                 time_ms(1), Applies::Everywhere),
+    ("x-retry-multiplier",            at_least(1), Applies::Everywhere),
+    ("x-retry-max-delay",             time_ms(1), Applies::Everywhere),
+    ("x-retry-jitter",                Rule::Integer { min: 0, max: Some(100), over: Over::MaxExceeded }, Applies::Everywhere),
     ("x-consumer-timeout",            time_ms(1), Applies::Everywhere),
     ("x-consumer-disconnected-timeout", time_ms(1), Applies::Everywhere),
     ("x-max-age",                     Rule::Text, Applies::Stream),
@@ -98,6 +103,13 @@ const ARGUMENTS: [(&str, Rule, Applies); 27] = [
 
 /// Types of queue a client may ask for with `x-queue-type`. A quorum queue is one on a single node.
 const QUEUE_TYPES: [&str; 2] = ["classic", "quorum"];
+
+/// RabbitMQ's arguments for messages that come back after a while (4.3).
+const RABBITMQ_RETRIES: [&str; 3] = [
+    "x-delayed-retry-type",
+    "x-delayed-retry-min",
+    "x-delayed-retry-max",
+];
 
 /// Longest prefix for generated queue names, in octets (`x-name-prefix`).
 const NAME_PREFIX_MAX: usize = 64;
@@ -131,6 +143,7 @@ pub(crate) fn validate(arguments: &FieldTable, queue: Named<'_>) -> Result<(), A
         {
             return Err(invalid(name, queue, "routing_key_but_no_dlx_defined"));
         }
+        check_retry(arguments, name).map_err(|term| invalid(name, queue, term))?;
         if name == "x-queue-version" && !matches!(value.as_i64(), Some(1 | 2)) {
             let term = format!("\"unsupported queue version '{}'\"", plain(value));
             return Err(invalid(name, queue, &term));
@@ -153,6 +166,29 @@ pub(crate) fn validate(arguments: &FieldTable, queue: Named<'_>) -> Result<(), A
                 "invalid arg '{name}' for {queue} of queue type {kind}"
             )));
         }
+    }
+    Ok(())
+}
+
+/// Checks a retry argument, which is sound by itself, beside the others; the error is a term. There
+/// are two families of them, and a queue takes one.
+fn check_retry(arguments: &FieldTable, name: &str) -> Result<(), &'static str> {
+    if !name.starts_with("x-retry-") {
+        return Ok(());
+    }
+    if RABBITMQ_RETRIES
+        .iter()
+        .any(|other| arguments.get(other).is_some())
+    {
+        return Err("delayed_retry_also_defined");
+    }
+    let Some(delay) = arguments.get("x-retry-delay").and_then(FieldValue::as_i64) else {
+        return Err("no_retry_delay_defined");
+    };
+    let max = arguments.get("x-retry-max-delay");
+    let max = max.and_then(FieldValue::as_i64);
+    if name == "x-retry-max-delay" && max.is_some_and(|max| max < delay) {
+        return Err("max_delay_below_retry_delay");
     }
     Ok(())
 }

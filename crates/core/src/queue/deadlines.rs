@@ -160,6 +160,11 @@ impl Deadlines {
         Some(seq)
     }
 
+    /// The deadline of a message, if it has one and is not away.
+    pub(crate) fn of(&self, seq: Seq) -> Option<Mono> {
+        self.of.get(&seq).copied()
+    }
+
     /// Whether a message has a deadline.
     pub(crate) fn has(&self, seq: Seq) -> bool {
         self.of.contains_key(&seq)

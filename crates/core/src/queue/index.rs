@@ -2,16 +2,16 @@
 //!
 //! Three parts, each in order of [`Seq`]: `returned` (delivered before and put back), `fresh`
 //! (never delivered) and `behind` (the rest of a long backlog). Messages leave from the front only,
-//! so whatever was delivered is older than everything in `fresh`: taking `returned` first *is*
-//! taking the oldest first, and a message that comes back never has to be searched a place among
-//! the fresh ones.
+//! so whatever was delivered is older than everything in `fresh`, and a message that comes back
+//! never has to be searched a place among the fresh ones. But for those that were delivered before
+//! a restart, and come back late: so the older of the first of both goes first.
 //!
 //! What is `behind` may be away: only its places are kept, as runs, and the log has the messages.
 //! They are asked back, some megabytes at a time, when what is in front of them runs out.
 //!
 //! Invariants, asserted by [`Index::check`]:
 //! - `fresh` ascends strictly, and so do the stretches `behind`;
-//! - the last of `returned` is older than the first of `fresh`, and the last of that than `behind`;
+//! - the last of `fresh` is older than `behind`, and no place is in two of the three;
 //! - `fresh` is empty only if what is `behind` starts with messages that are away, or not at all.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::ids::{Seq, Wall};
 use crate::log::Run;
 use crate::message::Message;
+use crate::queue::retries::Past;
 use crate::queue::stretches::{Stretch, Stretches};
 
 /// A waiting message: 32 B.
@@ -158,14 +159,25 @@ impl Index {
     /// The oldest message; None if there is none, or if it is away.
     #[inline]
     pub(crate) fn front(&self) -> Option<&Entry> {
-        let returned = self.returned.first_key_value().map(|(_, entry)| entry);
-        returned.or_else(|| self.fresh.front())
+        match self.returned.first_key_value() {
+            None => self.fresh.front(),
+            Some((seq, entry)) => match self.first_fresh() {
+                Some(fresh) if fresh < *seq => self.fresh.front(),
+                _ => Some(entry),
+            },
+        }
     }
 
     /// Takes the oldest message; None if there is none, or if it is away.
     pub(crate) fn pop(&mut self) -> Option<Entry> {
-        let entry = if let Some((_, entry)) = self.returned.pop_first() {
-            entry
+        let returned = self.returned.first_entry();
+        let returned = returned.filter(|first| {
+            let fresh = self.fresh.front().map(|entry| entry.seq);
+            let fresh = fresh.or_else(|| self.behind.first());
+            fresh.is_none_or(|fresh| *first.key() < fresh)
+        });
+        let entry = if let Some(first) = returned {
+            first.remove()
         } else {
             let entry = self.fresh.pop_front()?;
             shrink(&mut self.fresh);
@@ -245,6 +257,29 @@ impl Index {
         self.bytes += entry.message.memory_bytes();
         self.body_bytes += entry.message.body_len();
         self.returned.insert(entry.seq, entry);
+    }
+
+    /// Puts the place of a message back where it was that is in the log alone, and would hold so many
+    /// octets in memory. Of several, the last is best put back first.
+    pub(crate) fn put_back_away(&mut self, seq: Seq, bytes: u64) {
+        self.away += 1;
+        self.away_bytes += octets(bytes);
+        if self.fresh.back().is_some_and(|last| last.seq > seq) {
+            // What is newer waits behind it.
+            self.fresh.retain(|entry| !entry.is_gap());
+            self.gaps = 0;
+            let at = self.fresh.partition_point(|entry| entry.seq < seq);
+            let newer = if at == 0 {
+                std::mem::take(&mut self.fresh)
+            } else {
+                self.fresh.split_off(at)
+            };
+            if !newer.is_empty() {
+                self.behind_here += newer.len();
+                self.behind.push(Stretch::Here(newer));
+            }
+        }
+        self.behind.put_back_away(seq, bytes);
     }
 
     /// Puts many messages back where they were, `entries` ascending by `seq`: one merge, unless
@@ -360,14 +395,14 @@ impl Index {
         })
     }
 
-    /// Takes in messages that come back from the log, in order. `delivered_before` is the last
-    /// place that may have been delivered in an earlier life.
+    /// Takes in messages that come back from the log, in order. `past` says what each has been
+    /// through.
     ///
     /// What is not away any more (purged meanwhile, say) is ignored.
     pub(crate) fn bring_back(
         &mut self,
         messages: Vec<(Seq, Message, Option<Wall>)>,
-        delivered_before: Seq,
+        mut past: impl FnMut(Seq) -> Past,
     ) {
         for (seq, message, _) in messages {
             // What the log does not give although it was asked for is gone.
@@ -393,11 +428,15 @@ impl Index {
             self.bytes += bytes;
             self.unreturned_bytes += bytes;
             self.body_bytes += message.body_len();
+            let Past {
+                deliveries,
+                failures,
+            } = past(seq);
             self.fresh.push_back(Entry {
                 message,
                 seq,
-                deliveries: u32::from(seq <= delivered_before),
-                failures: 0,
+                deliveries,
+                failures,
             });
         }
         if self.fresh.is_empty() {
@@ -426,26 +465,21 @@ impl Index {
         self.behind.is_away(seq)
     }
 
-    /// A message that is away has left for good. Returns whether it was there.
-    pub(crate) fn drop_away(&mut self, seq: Seq) -> bool {
-        let Some(bytes) = self.behind.drop_away(seq) else {
-            return false;
-        };
+    /// A message that is away has left. Returns its share of the octets there, if it was there.
+    pub(crate) fn drop_away(&mut self, seq: Seq) -> Option<u64> {
+        let bytes = self.behind.drop_away(seq)?;
         self.away -= 1;
         self.away_bytes -= octets(bytes);
         if self.fresh.is_empty() {
             self.advance();
         }
-        true
+        Some(bytes)
     }
 
     /// The oldest place that was never delivered in this life, if there is one.
     pub(crate) fn first_fresh(&self) -> Option<Seq> {
-        let behind = || match self.behind.front()? {
-            Stretch::Away(run) => Some(run.first),
-            Stretch::Here(entries) => entries.front().map(|entry| entry.seq),
-        };
-        self.fresh.front().map(|entry| entry.seq).or_else(behind)
+        let fresh = self.fresh.front().map(|entry| entry.seq);
+        fresh.or_else(|| self.behind.first())
     }
 
     /// Empties the index; dropping the result is the expensive part, and may be done elsewhere.
@@ -493,7 +527,13 @@ impl Index {
             entries.into_iter().flatten().map(here).chain(run)
         });
         let fresh = self.fresh.iter().filter(|entry| !entry.is_gap());
-        returned.chain(fresh.map(here)).chain(behind)
+        let mut returned = returned.peekable();
+        let mut others = fresh.map(here).chain(behind).peekable();
+        std::iter::from_fn(move || match (returned.peek(), others.peek()) {
+            (Some(back), Some(other)) if back > other => others.next(),
+            (Some(_), _) => returned.next(),
+            (None, _) => others.next(),
+        })
     }
 
     /// The places of all messages, in order.

@@ -12,6 +12,7 @@ use crate::ids::{Seq, Wall};
 use crate::log::Run;
 use crate::message::Message;
 use crate::queue::index::{Entry, Index};
+use crate::queue::retries::Past;
 
 /// Priorities in use up to which one that is empty keeps its memory for the next message.
 const KEPT_LEVELS: usize = 16;
@@ -217,6 +218,16 @@ impl Ready {
         }
     }
 
+    /// Puts the place of a message back where it was that is away; see [`Index::put_back_away`].
+    pub(crate) fn put_back_away(&mut self, seq: Seq, bytes: u64) {
+        match &mut self.levels {
+            None => self.plain.put_back_away(seq, bytes),
+            Some(levels) => levels.at(levels.key(seq), |level| {
+                level.index.put_back_away(seq, bytes);
+            }),
+        }
+    }
+
     /// Puts many messages back where they were, `entries` ascending by `seq`.
     pub(crate) fn put_all_back(&mut self, entries: Vec<Entry>) {
         let Some(levels) = &mut self.levels else {
@@ -329,8 +340,8 @@ impl Ready {
         index.is_some_and(|index| index.is_away(seq))
     }
 
-    /// A message that is away has left for good. Returns whether it was there.
-    pub(crate) fn drop_away(&mut self, seq: Seq) -> bool {
+    /// A message that is away has left. Returns its share of the octets there, if it was there.
+    pub(crate) fn drop_away(&mut self, seq: Seq) -> Option<u64> {
         match &mut self.levels {
             None => self.plain.drop_away(seq),
             Some(levels) => levels.at(levels.key(seq), |level| level.index.drop_away(seq)),
@@ -349,10 +360,10 @@ impl Ready {
     pub(crate) fn bring_back(
         &mut self,
         messages: Vec<(Seq, Message, Option<Wall>)>,
-        delivered_before: Seq,
+        mut past: impl FnMut(Seq) -> Past,
     ) {
         let Some(levels) = &mut self.levels else {
-            return self.plain.bring_back(messages, delivered_before);
+            return self.plain.bring_back(messages, past);
         };
         let mut messages = messages.into_iter().peekable();
         while let Some(first) = messages.next() {
@@ -361,9 +372,8 @@ impl Ready {
             while let Some(message) = messages.next_if(|(seq, ..)| seq.level() == of.level()) {
                 of_level.push(message);
             }
-            let before = Seq::in_level(of.level(), delivered_before.number());
             levels.at(levels.key(of), |level| {
-                level.index.bring_back(of_level, before);
+                level.index.bring_back(of_level, &mut past);
             });
         }
     }

@@ -1,10 +1,12 @@
 //! A queue: its properties, its messages in order, and the consumers that wait for them.
 
 pub(crate) mod arguments;
+pub(crate) mod backoff;
 pub(crate) mod deadlines;
 pub(crate) mod index;
 pub(crate) mod levels;
 pub(crate) mod logged;
+pub(crate) mod retries;
 pub(crate) mod rules;
 pub(crate) mod stretches;
 
@@ -20,6 +22,7 @@ use crate::queue::deadlines::Deadlines;
 use crate::queue::index::Entry;
 use crate::queue::levels::Ready;
 use crate::queue::logged::Logged;
+use crate::queue::retries::Retries;
 use crate::queue::rules::Rules;
 use crate::record::Fact;
 
@@ -49,6 +52,8 @@ pub(crate) struct Queue {
     pub(crate) reached: u64,
     pub(crate) expiry: Expiry,
     pub(crate) rules: Rules,
+    /// Those that wait to be delivered again, if any ever had to.
+    pub(crate) retries: Option<Box<Retries>>,
     /// When its messages expire, if one ever had to.
     pub(crate) deadlines: Option<Box<Deadlines>>,
     /// The highest number that a place was given.
@@ -88,6 +93,7 @@ impl Queue {
             reached: 0,
             expiry,
             rules,
+            retries: None,
             deadlines: None,
             last_seq: Seq(0),
         }

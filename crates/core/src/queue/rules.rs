@@ -5,6 +5,7 @@ use std::sync::Arc;
 use leveret_codec::{FieldTable, FieldValue};
 
 use crate::queue::arguments::is_quorum;
+use crate::queue::backoff::Backoff;
 
 /// Deliveries a message of a quorum queue survives without an argument that says otherwise
 /// (RabbitMQ 4.0).
@@ -25,6 +26,8 @@ pub(crate) struct Rules {
     pub(crate) dead_letter: Option<DeadLetterTo>,
     /// Failed deliveries a message survives (`x-delivery-limit`).
     pub(crate) delivery_limit: Option<u32>,
+    /// After how long a message comes back whose delivery did not end well.
+    pub(crate) backoff: Option<Backoff>,
     /// How long a delivery may go unsettled (`x-consumer-timeout`), in milliseconds.
     pub(crate) consumer_timeout_ms: Option<u64>,
     /// Deliveries say how often one has failed before (`x-delivery-count`).
@@ -60,6 +63,7 @@ impl Rules {
         let text = |name| arguments.get(name).and_then(FieldValue::as_str);
         let size = |name| number(name).and_then(|n| usize::try_from(n).ok());
         let quorum = is_quorum(arguments);
+        let backoff = Backoff::of(arguments);
         let delivery_limit = match number("x-delivery-limit") {
             Some(limit) if limit < 0 => None, // no limit
             Some(limit) => Some(u32::try_from(limit).unwrap_or(u32::MAX)),
@@ -80,7 +84,8 @@ impl Rules {
             }),
             delivery_limit,
             consumer_timeout_ms: number("x-consumer-timeout").and_then(|ms| u64::try_from(ms).ok()),
-            counts_deliveries: quorum || delivery_limit.is_some(),
+            counts_deliveries: quorum || delivery_limit.is_some() || backoff.is_some(),
+            backoff,
             priority_max: number("x-max-priority")
                 .and_then(|max| u8::try_from(max).ok())
                 .filter(|max| *max > 0),

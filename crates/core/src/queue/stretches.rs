@@ -28,6 +28,20 @@ impl Stretch {
             Self::Away(run) => run.first,
         }
     }
+
+    /// What comes before a place that is not in it, and what comes after.
+    fn split(self, seq: Seq) -> impl Iterator<Item = Self> {
+        let (before, after) = match self {
+            Self::Here(mut entries) => {
+                let at = entries.partition_point(|entry| entry.seq < seq);
+                let after = entries.split_off(at);
+                let some = |part: VecDeque<_>| (!part.is_empty()).then_some(Self::Here(part));
+                (some(entries), some(after))
+            }
+            Self::Away(run) => (Some(Self::Away(run)), None),
+        };
+        before.into_iter().chain(after)
+    }
 }
 
 impl Stretches {
@@ -51,8 +65,18 @@ impl Stretches {
         self.0.values_mut().next_back()
     }
 
+    /// The first place.
+    pub(crate) fn first(&self) -> Option<Seq> {
+        self.front().map(Stretch::first)
+    }
+
     /// Adds a stretch that is not empty behind all others.
     pub(crate) fn push_back(&mut self, stretch: Stretch) {
+        self.push(stretch);
+    }
+
+    /// Adds a stretch that is not empty, and in the midst of no other.
+    pub(crate) fn push(&mut self, stretch: Stretch) {
         self.0.insert(stretch.first(), stretch);
     }
 
@@ -80,6 +104,34 @@ impl Stretches {
             self.0.remove(&key);
         }
         Some(entry)
+    }
+
+    /// Adds a place whose message is away, in the midst of what is here if need be.
+    pub(crate) fn put_back_away(&mut self, seq: Seq, bytes: u64) {
+        let before = self.0.range_mut(..=seq).next_back();
+        if let Some((_, Stretch::Away(run))) = before
+            && run.first < seq
+            && run.last.0 + 1 == seq.0
+        {
+            run.last = seq;
+            run.bytes += bytes;
+            return;
+        }
+        let before = self.0.range(..=seq).next_back();
+        let key = before.map(|(&key, _)| key);
+        if let Some(key) = key
+            && let Some(stretch) = self.0.remove(&key)
+        {
+            // It may go by a place before its first: this one is to have that.
+            for part in stretch.split(seq) {
+                self.push(part);
+            }
+        }
+        self.push(Stretch::Away(Run {
+            first: seq,
+            last: seq,
+            bytes,
+        }));
     }
 
     /// Whether a message is away.
@@ -152,6 +204,44 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_place_comes_back_wherever_it_was() {
+        let here = |places: &[u64]| {
+            let entry = |&place: &u64| Entry {
+                message: crate::message::Message::empty(),
+                seq: Seq(place),
+                deliveries: 0,
+                failures: 0,
+            };
+            Stretch::Here(places.iter().map(entry).collect())
+        };
+        let all = |stretches: &Stretches| -> Vec<u64> {
+            let each = |stretch: &Stretch| match stretch {
+                Stretch::Here(entries) => entries.iter().map(|e| e.seq.0).collect(),
+                Stretch::Away(run) => (run.first.0..=run.last.0).collect::<Vec<_>>(),
+            };
+            stretches.iter().flat_map(each).collect()
+        };
+        let mut stretches: Stretches = [away(10, 12), here(&[20, 22, 24]), away(30, 33)]
+            .into_iter()
+            .collect();
+        stretches.drop_away(Seq(10));
+        stretches.take(Seq(20));
+        for back in [33 + 1, 23, 20, 13, 10, 5, 40, 21] {
+            stretches.put_back_away(Seq(back), 7);
+            assert!(stretches.is_away(Seq(back)), "{back}");
+            assert!(all(&stretches).is_sorted_by(|a, b| a < b), "{back}");
+        }
+        let expected = [
+            5, 10, 11, 12, 13, 20, 21, 22, 23, 24, 30, 31, 32, 33, 34, 40,
+        ];
+        assert_eq!(all(&stretches), expected);
+        for gone in [5, 10, 11, 12, 13, 20, 21, 23, 30, 31, 32, 33, 34, 40] {
+            assert!(stretches.drop_away(Seq(gone)).is_some(), "{gone}");
+        }
+        assert_eq!(all(&stretches), [22, 24]);
+    }
 
     fn away(first: u64, last: u64) -> Stretch {
         Stretch::Away(Run {

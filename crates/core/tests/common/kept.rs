@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use leveret_core::log::{Fetched, Recovered, RecoveredQueue, Run};
-use leveret_core::{Fact, Input, Limits, Lsn, Message, Now, QueueNumber, Record, Seq, Wall};
+use leveret_core::{Fact, Input, Limits, Lsn, Message, Now, QueueNumber, Record, Retry, Seq, Wall};
 
 use super::BrokerTest;
 
@@ -13,6 +13,7 @@ pub(crate) struct Kept {
     last: Lsn,
     queues: BTreeMap<QueueNumber, (Fact, Seq)>,
     pub(crate) messages: BTreeMap<(QueueNumber, Seq), (Message, Wall)>,
+    pub(crate) retries: BTreeMap<(QueueNumber, Seq), Retry>,
 }
 
 impl Kept {
@@ -45,6 +46,22 @@ impl Kept {
             Fact::Settled { queue, seq } => {
                 let gone = self.messages.remove(&(queue, seq));
                 assert!(gone.is_some(), "{seq} is settled twice");
+                self.retries.remove(&(queue, seq));
+            }
+            Fact::Purged { queue, places } => {
+                for (first, last) in places {
+                    for seq in (first.0..=last.0).map(Seq) {
+                        assert!(self.messages.remove(&(queue, seq)).is_some(), "{seq}");
+                        self.retries.remove(&(queue, seq));
+                    }
+                }
+            }
+            Fact::Retried { queue, retries } => {
+                assert!(retries.is_sorted_by_key(|retry| retry.seq));
+                for retry in retries {
+                    assert!(self.messages.contains_key(&(queue, retry.seq)));
+                    self.retries.insert((queue, retry.seq), retry);
+                }
             }
             Fact::Together(facts) => facts.into_iter().for_each(|fact| self.apply(lsn, fact)),
             _ => {}
@@ -82,7 +99,7 @@ impl Kept {
     /// What a start finds of this queue.
     pub(crate) fn recovered(&self, number: QueueNumber) -> RecoveredQueue {
         let all = (number, Seq(0))..=(number, Seq(u64::MAX));
-        let messages = self.messages.range(all);
+        let messages = self.messages.range(all.clone());
         let last = messages
             .clone()
             .map(|((_, seq), _)| Seq(seq.number()))
@@ -101,6 +118,7 @@ impl Kept {
             delivered_through: Seq(0),
             runs: runs.collect(),
             expiring: expiring.collect(),
+            retries: self.retries.range(all).map(|(_, retry)| *retry).collect(),
         }
     }
 

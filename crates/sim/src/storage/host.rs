@@ -504,6 +504,7 @@ fn short(fact: &Fact) -> String {
         Fact::Settled { queue, seq } => format!("s{queue}/{seq}"),
         Fact::Purged { queue, places } => format!("purge{queue}{places:?}"),
         Fact::MayDeliver { queue, through } => format!("may{queue}/{through}"),
+        Fact::Retried { queue, retries } => format!("again{queue}/{}", retries.len()),
         Fact::Together(facts) => {
             let facts: Vec<_> = facts.iter().map(short).collect();
             format!("[{}]", facts.join(","))
