@@ -1,10 +1,14 @@
-// Sends e-mails, and tries again later and later what could not be sent: after 1, 2 and 4 seconds here.
+// Sends e-mails. What could not be sent the queue delivers again after 1, 2 and 4 seconds, and then gives up.
 'use strict';
 
 const amqp = require('amqplib');
 
-const ATTEMPTS = 4;
-const FIRST_DELAY_MS = 1_000;
+const ARGUMENTS = {
+  'x-retry-delay': 1_000, // and twice as long each time
+  'x-delivery-limit': 3, // 4 attempts
+  'x-dead-letter-exchange': '',
+  'x-dead-letter-routing-key': 'emails.failed',
+};
 
 /** Stands for a mail server that is down for a while. */
 async function send(email, attempt) {
@@ -13,8 +17,8 @@ async function send(email, attempt) {
 
 async function main() {
   const connection = await amqp.connect(process.env.AMQP_URL ?? 'amqp://guest:guest@localhost:5672/');
-  const channel = await connection.createConfirmChannel();
-  await channel.assertQueue('emails', { durable: true });
+  const channel = await connection.createChannel();
+  await channel.assertQueue('emails', { durable: true, arguments: ARGUMENTS });
   await channel.assertQueue('emails.failed', { durable: true });
   for (const email of ['to ada', 'to nobody']) {
     channel.sendToQueue('emails', Buffer.from(email), { persistent: true });
@@ -22,22 +26,20 @@ async function main() {
   await channel.prefetch(10);
   await channel.consume('emails', async (message) => {
     const email = message.content.toString();
-    const attempt = message.properties.headers?.attempt ?? 1;
+    const attempt = 1 + (message.properties.headers?.['x-delivery-count'] ?? 0);
     try {
       await send(email, attempt);
       console.log(`${email}: sent at attempt ${attempt}`);
+      channel.ack(message);
     } catch (error) {
       console.log(`${email}: attempt ${attempt}: ${error.message}`);
-      if (attempt < ATTEMPTS) {
-        const headers = { attempt: attempt + 1, 'x-deliver-after': FIRST_DELAY_MS * 2 ** (attempt - 1) };
-        channel.sendToQueue('emails', message.content, { persistent: true, headers });
-      } else {
-        channel.sendToQueue('emails.failed', message.content, { persistent: true });
-      }
-      await channel.waitForConfirms(); // what is put off is on disk before the delivery is acknowledged
+      channel.reject(message, true);
     }
+  });
+  await channel.consume('emails.failed', async (message) => {
+    console.log(`${message.content}: given up`);
     channel.ack(message);
-    if (email === 'to nobody' && attempt === ATTEMPTS) await connection.close(); // the last one of this example
+    await connection.close(); // the last one of this example
   });
 }
 

@@ -26,8 +26,8 @@ CAPABILITIES = ["publisher_confirms", "exchange_exchange_bindings", "basic.nack"
 PRIORITIES = [("a", None), ("b", 3), ("c", 9), ("d", 5), ("e", 3)]
 BY_PRIORITY = ["c", "d", "b", "e", "a"]
 # Checks that need nothing of a client but headers: one program for each language makes them.
-LATER = ["later.deliver_after", "later.deliver_at", "later.delayed_exchange", "later.schedule", "later.list",
-         "later.bad_cron"]
+LATER = ["later.deliver_after", "later.deliver_at", "later.delayed_exchange", "later.retry", "later.schedule",
+         "later.list", "later.bad_cron"]
 # Topic patterns and the keys they match. The empty key has no words: "#" matches it and "*" does not.
 TOPIC_KEYS = ["a.b.c", "x.b.c", "a", "a.b.c.d", ""]
 TOPICS = {

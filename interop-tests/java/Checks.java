@@ -939,7 +939,7 @@ public final class Checks {
 
   /** Delayed messages and schedules need nothing of a client but headers. */
   static void laterChecks() {
-    for (String later : List.of("deliver_after", "deliver_at", "delayed_exchange", "schedule", "list", "bad_cron")) {
+    for (String later : List.of("deliver_after", "deliver_at", "delayed_exchange", "retry", "schedule", "list", "bad_cron")) {
       skip("later." + later, "made through pika, Go and Node");
     }
   }

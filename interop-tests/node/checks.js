@@ -794,6 +794,24 @@ check('later.delayed_exchange', async (s) => {
   expect([['first', -100], ['second', -200]], found.map((m) => [see(m), m.properties.headers['x-delay']]));
 });
 
+check('later.retry', async (s) => {
+  leveretOnly(s);
+  const [failed, start, counts] = [await s.queue(), process.hrtime.bigint(), []];
+  const q = await s.queue('', {
+    arguments: {
+      'x-retry-delay': 100, 'x-delivery-limit': 2, 'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': failed,
+    },
+  });
+  s.ch.sendToQueue(q, Buffer.from('m'));
+  await s.ch.consume(q, (message) => {
+    counts.push(message.properties.headers?.['x-delivery-count'] ?? 0);
+    s.ch.reject(message, true);
+  });
+  expect(['m'], await (await s.consume(failed, { noAck: true })).seen(1));
+  expect(true, process.hrtime.bigint() - start >= 299_000_000n);
+  expect([0, 1, 2], counts);
+});
+
 check('later.schedule', async (s) => {
   leveretOnly(s);
   const [q, tick] = [await s.queue(), name('tick')];

@@ -814,6 +814,26 @@ def _(conn, ch):
     expect([("first", -100), ("second", -200)], seen)
 
 
+@check("later.retry")
+def _(conn, ch):
+    leveret_only(conn)
+    failed = queue(ch)
+    q = queue(ch, arguments={"x-retry-delay": 100, "x-delivery-limit": 2, "x-dead-letter-exchange": "",
+                             "x-dead-letter-routing-key": failed})
+    start, seen = time.monotonic(), []
+    publish(ch, q, "m")
+
+    def on_message(channel, method, properties, _):
+        seen.append((properties.headers or {}).get("x-delivery-count", 0))
+        channel.basic_reject(method.delivery_tag, requeue=True)
+
+    ch.basic_consume(q, on_message)
+    dead = Consumer(ch, failed, auto_ack=True)
+    dead.wait(1)
+    expect(True, time.monotonic() - start >= 0.299, "100 and 200 ms gone by")
+    expect(([0, 1, 2], ["m"]), (seen, dead.bodies()))
+
+
 @check("later.schedule")
 def _(conn, ch):
     leveret_only(conn)

@@ -914,7 +914,7 @@ async fn rpc_checks(t: &mut Checks) {
 
 /// Delayed messages and schedules need nothing of a client but headers.
 async fn later_checks(t: &mut Checks) {
-    for later in ["deliver_after", "deliver_at", "delayed_exchange", "schedule", "list", "bad_cron"] {
+    for later in ["deliver_after", "deliver_at", "delayed_exchange", "retry", "schedule", "list", "bad_cron"] {
         t.skip(&format!("later.{later}"), "made through pika, Go and Node").await;
     }
 }

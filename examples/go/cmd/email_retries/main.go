@@ -1,5 +1,5 @@
-// Command email_retries sends e-mails, and tries again later and later what could not be sent: after
-// 1, 2 and 4 seconds here.
+// Command email_retries sends e-mails. What could not be sent the queue delivers again after 1, 2 and
+// 4 seconds, and then gives up.
 package main
 
 import (
@@ -12,13 +12,15 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-const (
-	attempts     = 4
-	firstDelayMS = 1000
-)
+var arguments = amqp.Table{
+	"x-retry-delay":             1000, // and twice as long each time
+	"x-delivery-limit":          3,    // 4 attempts
+	"x-dead-letter-exchange":    "",
+	"x-dead-letter-routing-key": "emails.failed",
+}
 
 // send stands for a mail server that is down for a while.
-func send(email string, attempt int32) error {
+func send(email string, attempt int64) error {
 	if email == "to nobody" || attempt < 3 {
 		return errors.New("connection refused")
 	}
@@ -31,42 +33,35 @@ func main() {
 	defer conn.Close()
 	ch, err := conn.Channel()
 	failOnError(err)
-	failOnError(ch.Confirm(false))
-	for _, name := range []string{"emails", "emails.failed"} {
-		_, err = ch.QueueDeclare(name, true, false, false, false, nil)
-		failOnError(err)
+	_, err = ch.QueueDeclare("emails", true, false, false, false, arguments)
+	failOnError(err)
+	_, err = ch.QueueDeclare("emails.failed", true, false, false, false, nil)
+	failOnError(err)
+	for _, email := range []string{"to ada", "to nobody"} {
+		message := amqp.Publishing{DeliveryMode: amqp.Persistent, Body: []byte(email)}
+		failOnError(ch.Publish("", "emails", false, false, message))
 	}
-	// publish returns once the message is on disk.
-	publish := func(queue, email string, headers amqp.Table) {
-		message := amqp.Publishing{DeliveryMode: amqp.Persistent, Headers: headers, Body: []byte(email)}
-		confirm, err := ch.PublishWithDeferredConfirm("", queue, false, false, message)
-		failOnError(err)
-		confirm.Wait()
-	}
-	publish("emails", "to ada", nil)
-	publish("emails", "to nobody", nil)
 
 	failOnError(ch.Qos(10, 0, false))
-	deliveries, err := ch.Consume("emails", "", false, false, false, false, nil)
+	emails, err := ch.Consume("emails", "", false, false, false, false, nil)
 	failOnError(err)
-	for d := range deliveries {
-		email := string(d.Body)
-		attempt, _ := d.Headers["attempt"].(int32)
-		attempt = max(attempt, 1)
-		err := send(email, attempt)
-		switch {
-		case err == nil:
-			fmt.Printf("%s: sent at attempt %d\n", email, attempt)
-		case attempt < attempts:
-			fmt.Printf("%s: attempt %d: %s\n", email, attempt, err)
-			delay := firstDelayMS << (attempt - 1)
-			publish("emails", email, amqp.Table{"attempt": attempt + 1, "x-deliver-after": delay})
-		default:
-			fmt.Printf("%s: attempt %d: %s; that was the last\n", email, attempt, err)
-			publish("emails.failed", email, nil)
-		}
-		failOnError(d.Ack(false))
-		if attempt == attempts {
+	failed, err := ch.Consume("emails.failed", "", false, false, false, false, nil)
+	failOnError(err)
+	for {
+		select {
+		case d := <-emails:
+			failures, _ := d.Headers["x-delivery-count"].(int64)
+			attempt := failures + 1
+			if err := send(string(d.Body), attempt); err != nil {
+				fmt.Printf("%s: attempt %d: %s\n", d.Body, attempt, err)
+				failOnError(d.Reject(true))
+			} else {
+				fmt.Printf("%s: sent at attempt %d\n", d.Body, attempt)
+				failOnError(d.Ack(false))
+			}
+		case d := <-failed:
+			fmt.Printf("%s: given up\n", d.Body)
+			failOnError(d.Ack(false))
 			return // the last one of this example
 		}
 	}

@@ -840,6 +840,24 @@ func laterChecks(ok okAdder, fails failingAdder) {
 		}
 		Expect([]string{"first -100", "second -200"}, found)
 	})
+	ok("later.retry", func(s session) {
+		s.leveretOnly()
+		failed, start := s.queue("", nil), time.Now()
+		q := s.queue("", amqp.Table{
+			"x-retry-delay": int32(100), "x-delivery-limit": int32(2),
+			"x-dead-letter-exchange": "", "x-dead-letter-routing-key": failed,
+		})
+		Must(s.Publish("", q, false, false, amqp.Publishing{Body: []byte("m")}))
+		deliveries := s.consume(q, false)
+		for n := range int64(3) {
+			d := Next(deliveries, "an attempt")
+			count, _ := d.Headers["x-delivery-count"].(int64)
+			Expect(n, count)
+			Must(d.Reject(true))
+		}
+		Expect([]seen{{"m", false}}, see(take(s.consume(failed, true), 1)...))
+		Expect(true, time.Since(start) >= 299*time.Millisecond)
+	})
 	ok("later.schedule", func(s session) {
 		s.leveretOnly()
 		q, tick := s.queue("", nil), Name("tick")
