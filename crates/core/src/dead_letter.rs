@@ -12,6 +12,7 @@ use leveret_codec::{FieldTable, FieldValue};
 use crate::delay;
 use crate::delayed::Held;
 use crate::effect::Effects;
+use crate::fired::Wishes;
 use crate::ids::{Lsn, QueueId, QueueNumber, Seq};
 use crate::message::Message;
 use crate::queue::index::Entry;
@@ -80,7 +81,12 @@ impl Vhost {
         }
         let kept = queue.keeps(&entry.message);
         let place = kept.then_some((queue.logged.number, entry.seq));
-        match &queue.rules.dead_letter {
+        let own = match reason {
+            Reason::Rejected | Reason::DeliveryLimit => Wishes::of(&entry.message),
+            Reason::Expired | Reason::MaxLength => None,
+        };
+        let own = own.and_then(|own| own.dead_letter);
+        match own.as_ref().or(queue.rules.dead_letter.as_ref()) {
             Some(to) => {
                 let death = Death {
                     queue: Arc::clone(&queue.name),

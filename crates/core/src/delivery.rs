@@ -6,6 +6,7 @@ use crate::channel::unacked::Delivery;
 use crate::consumer::Standing;
 use crate::dead_letter::Reason;
 use crate::effect::{DELIVERY_OVERHEAD_BYTES, Effects, Outbound, delivery_cost};
+use crate::fired::Wishes;
 use crate::ids::{ChannelKey, ConnectionId, ConsumerKey, Mono, QueueId};
 use crate::input::Outcome;
 use crate::message::Message;
@@ -244,14 +245,19 @@ impl Vhost {
                 self.note_ending(&delivery.entry.message, Ending::Removed);
                 continue;
             }
-            if counts == Counts::AsFailed || self.counts_all(delivery.queue) {
+            let wishes = Wishes::of(&delivery.entry.message);
+            let own = wishes.as_ref().filter(|wishes| wishes.retries());
+            if counts == Counts::AsFailed || own.is_some() || self.counts_all(delivery.queue) {
                 delivery.entry.failures = delivery.entry.failures.saturating_add(1);
-                if self.has_failed_enough(&delivery) {
+                if self.has_failed_enough(&delivery, own) {
                     self.die(delivery.queue, delivery.entry, Reason::DeliveryLimit, fx);
                     continue;
                 }
             }
-            match self.retry_in_ms(delivery.queue, counts, delivery.entry.failures) {
+            let retry_ms = own
+                .and_then(|own| own.retry_ms)
+                .or_else(|| self.retry_in_ms(delivery.queue, counts, delivery.entry.failures));
+            match retry_ms {
                 None => back.push((delivery.queue, delivery.entry)),
                 Some(ms) => {
                     let until = self.now.mono.plus_ms(ms);
@@ -315,9 +321,10 @@ impl Vhost {
         backoff.is_some_and(|backoff| backoff.counts_all)
     }
 
-    fn has_failed_enough(&self, delivery: &Delivery) -> bool {
+    fn has_failed_enough(&self, delivery: &Delivery, own: Option<&Wishes>) -> bool {
         let queue = self.queues.get(delivery.queue);
-        let limit = queue.and_then(|queue| queue.rules.delivery_limit);
+        let own = own.and_then(|own| own.retries_max);
+        let limit = own.or_else(|| queue?.rules.delivery_limit);
         limit.is_some_and(|limit| delivery.entry.failures > limit)
     }
 

@@ -36,6 +36,7 @@ mod delayed;
 mod delivery;
 mod exchange;
 mod expiry;
+pub mod fired;
 mod map;
 mod method;
 mod overflow;

@@ -38,6 +38,10 @@ pub(crate) const POLICIES: &[&str] = &[
     "paused",
     "note",
     "deadline",
+    "dead_letter_exchange",
+    "dead_letter_routing_key",
+    "retry_delay",
+    "retry_limit",
 ];
 
 /// What becomes the message itself.

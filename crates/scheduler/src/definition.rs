@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use jiff::civil::Date;
 use leveret_core::error::AmqpError;
+use leveret_core::fired;
 use leveret_core::ids::Wall;
 use leveret_core::message::Message;
 
@@ -40,6 +41,9 @@ const OVERLAP_TIMEOUT_MS: u64 = DAY_MS;
 
 /// What addresses of direct replies begin with.
 const DIRECT_REPLY: &[u8] = b"amq.rabbitmq.reply-to";
+
+/// Most times that a run may be delivered again.
+const RETRIES_MAX: u64 = 1_000_000;
 
 /// Dates that a schedule may leave out: all holidays of fifty years.
 const EXCLUDED_MAX: usize = 1_000;
@@ -104,6 +108,13 @@ impl Definition {
             kept_octets: 0, // until it is to be kept
         };
         Ok((definition, wishes))
+    }
+
+    /// Where its messages go that are rejected, if it says so.
+    pub(crate) fn dead_letter_exchange(&self) -> Option<String> {
+        let headers = self.template.properties().headers?;
+        let exchange = headers.get(fired::DEAD_LETTER_EXCHANGE)?.as_str()?;
+        Some(exchange.to_owned())
     }
 
     /// The first nominal time after `t`.
@@ -382,6 +393,7 @@ fn excluded(headers: &Headers<'_>) -> Result<Box<[Date]>, AmqpError> {
 fn template(headers: &Headers<'_>, order: &Message) -> Result<Message, AmqpError> {
     let exchange = headers.any_text(&header::EXCHANGE)?.unwrap_or_default();
     let key = headers.any_text(&header::ROUTING_KEY)?.unwrap_or_default();
+    check_passed_on(headers)?;
     for (header, text) in [(&header::EXCHANGE, exchange), (&header::ROUTING_KEY, key)] {
         if text.len() > 255 {
             return Err(header.error("longer than 255 octets"));
@@ -391,7 +403,11 @@ fn template(headers: &Headers<'_>, order: &Message) -> Result<Message, AmqpError
     if let Some(table) = properties.headers.take() {
         let kept: leveret_codec::FieldTable = table
             .into_iter()
-            .filter(|(name, _)| !name.as_str().starts_with(PREFIX) && *name.as_str() != *"BCC")
+            .filter(|(name, _)| {
+                let ours = name.as_str().starts_with(PREFIX);
+                let stays = !ours || header::PASSED_ON.contains(&name.as_str());
+                stays && *name.as_str() != *"BCC"
+            })
             .map(|(name, value)| (name.as_str().to_owned(), value))
             .collect();
         properties.headers = Some(kept).filter(|kept| !kept.is_empty());
@@ -407,6 +423,27 @@ fn template(headers: &Headers<'_>, order: &Message) -> Result<Message, AmqpError
     // Each run has its own.
     properties.message_id = None;
     Ok(Message::fired(exchange, key, &properties, order.body()))
+}
+
+/// Headers that are for the queues make sense.
+fn check_passed_on(headers: &Headers<'_>) -> Result<(), AmqpError> {
+    let exchange = headers.any_text(&header::DEAD_LETTER_EXCHANGE)?;
+    let key = headers.any_text(&header::DEAD_LETTER_ROUTING_KEY)?;
+    if key.is_some() && exchange.is_none() {
+        let what = "it means nothing without x-schedule-dead-letter-exchange";
+        return Err(header::DEAD_LETTER_ROUTING_KEY.error(what));
+    }
+    for (header, text) in [
+        (&header::DEAD_LETTER_EXCHANGE, exchange),
+        (&header::DEAD_LETTER_ROUTING_KEY, key),
+    ] {
+        if text.is_some_and(|text| text.len() > 255) {
+            return Err(header.error("longer than 255 octets"));
+        }
+    }
+    headers.number(&header::RETRY_DELAY, 1, YEAR_MS)?;
+    headers.number(&header::RETRY_LIMIT, 0, RETRIES_MAX)?;
+    Ok(())
 }
 
 /// A number that looks random, and is always the same for this time of this schedule.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use leveret_codec::{FieldTable, FieldValue};
 use leveret_core::error::AmqpError;
+use leveret_core::fired;
 use leveret_core::ids::Wall;
 
 use crate::cron::quoted;
@@ -66,6 +67,14 @@ const PUT: u32 = Action::Put as u32;
 const TIMES: u32 = PUT | Action::Preview as u32;
 const LISTS: u32 = Action::List as u32 | Action::Preview as u32 | Action::History as u32;
 
+/// Those that go along with what is fired: they are for the queues it gets into.
+pub(crate) const PASSED_ON: [&str; 4] = [
+    fired::DEAD_LETTER_EXCHANGE,
+    fired::DEAD_LETTER_ROUTING_KEY,
+    fired::RETRY_DELAY,
+    fired::RETRY_LIMIT,
+];
+
 macro_rules! headers {
     ($($constant:ident = $name:literal, $example:literal, $actions:expr;)*) => {
         $(pub(crate) const $constant: Header =
@@ -98,6 +107,10 @@ headers! {
     PAUSED = "paused", "true", TIMES;
     NOTE = "note", "until the new printer is there", TIMES | Action::Pause as u32 | Action::Resume as u32;
     DEADLINE = "deadline", "600000", TIMES;
+    DEAD_LETTER_EXCHANGE = "dead-letter-exchange", "amq.direct", TIMES;
+    DEAD_LETTER_ROUTING_KEY = "dead-letter-routing-key", "failed", TIMES;
+    RETRY_DELAY = "retry-delay", "60000", TIMES;
+    RETRY_LIMIT = "retry-limit", "3", TIMES;
     FROM = "from", "2030-01-01T00:00:00Z", Action::Backfill as u32;
     TO = "to", "2030-01-31T00:00:00Z", Action::Backfill as u32;
     LIMIT = "limit", "100", LISTS;

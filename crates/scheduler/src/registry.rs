@@ -284,6 +284,9 @@ impl Scheduler for Registry {
             Demand::Put(definition, wishes) => {
                 rights.may_configure(&definition.name)?;
                 rights.may_publish(definition.template.exchange())?;
+                if let Some(exchange) = definition.dead_letter_exchange() {
+                    rights.may_publish(&exchange)?;
+                }
                 self.put(now, *definition, wishes, order.message, deeds)?
             }
             Demand::Delete(name) => {

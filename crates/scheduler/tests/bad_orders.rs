@@ -57,6 +57,12 @@ fn errors_say_what_to_change() {
         (quartz("0 0 0 ? * 6#6"), "x-schedule-cron '0 0 0 ? * 6#6': day of week '6#6': '#' is followed by a number within 1-5; an example: '0 0 9 ? * MON-FRI'"),
         (quartz("0 0/60 * * * ?"), "x-schedule-cron '0 0/60 * * * ?': minute step 60 is more than 59; an example: '0 */5 * * * ?'"),
         (quartz("0 0 0 1 1 ? 1969"), "x-schedule-cron '0 0 0 1 1 ? 1969': year 1969 is not within 1970-2099; an example: '0 0 0 1 1 ? 2030-2035'"),
+        // What is passed on.
+        (with("dead-letter-routing-key", "k"), "x-schedule-dead-letter-routing-key: it means nothing without x-schedule-dead-letter-exchange; an example: 'failed'"),
+        (with("dead-letter-exchange", &*"x".repeat(256)), "x-schedule-dead-letter-exchange: longer than 255 octets; an example: 'amq.direct'"),
+        (with("retry-delay", 0_i64), "x-schedule-retry-delay: 0 is not within 1-31622400000; an example: '60000'"),
+        (with("retry-limit", -1_i64), "x-schedule-retry-limit: -1 is not within 0-1000000; an example: '3'"),
+        (with("retry-limit", "three"), "x-schedule-retry-limit: a whole number is wanted, not longstr; an example: '3'"),
         // Intervals and single times.
         (every("250ms"), "x-schedule-every '250ms': the shortest interval is 1s; an example: '1h30m'"),
         (every("1.5s"), "x-schedule-every '1.5s': an interval is whole seconds; an example: '1h30m'"),

@@ -52,6 +52,39 @@ fn schedule_fires_when_it_is_due_and_says_so() {
 }
 
 #[test]
+fn what_is_for_the_queues_is_passed_on_also_after_a_restart() {
+    let mut desk = Desk::new(MONDAY);
+    desk.order([
+        ("name", "a".into()),
+        ("every", "1m".into()),
+        ("dead-letter-exchange", "".into()),
+        ("dead-letter-routing-key", "failed".into()),
+        ("retry-delay", 60_000_i64.into()),
+        ("retry-limit", 3_i64.into()),
+    ])
+    .unwrap();
+    desk.pass("2026-11-23T10:01:00Z");
+    desk.restart("2026-11-23T10:01:10Z");
+    desk.pass("2026-11-23T10:02:00Z");
+    assert_eq!(desk.sent.len(), 2);
+    for message in &desk.sent {
+        let headers = message.properties().headers.unwrap();
+        let text = |name| headers.get(name).and_then(FieldValue::as_str);
+        let number = |name| headers.get(name).and_then(FieldValue::as_i64);
+        assert_eq!(text("x-schedule-dead-letter-exchange"), Some(""));
+        assert_eq!(text("x-schedule-dead-letter-routing-key"), Some("failed"));
+        assert_eq!(number("x-schedule-retry-delay"), Some(60_000));
+        assert_eq!(number("x-schedule-retry-limit"), Some(3));
+    }
+    let refused = desk.order([
+        ("name", "b".into()),
+        ("every", "1m".into()),
+        ("dead-letter-exchange", "no-such".into()),
+    ]);
+    assert_eq!(refused.unwrap_err().code.value(), 404);
+}
+
+#[test]
 fn restart_goes_on_where_it_was() {
     let mut desk = Desk::new(MONDAY);
     desk.put(&[("name", "a"), ("every", "1m")]);

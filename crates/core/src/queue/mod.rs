@@ -145,7 +145,7 @@ impl Queue {
     /// A message as its consumer sees it after so many failed deliveries.
     #[inline]
     pub(crate) fn shown(&self, message: Message, failures: u32) -> Message {
-        if failures > 0 && self.rules.counts_deliveries {
+        if failures > 0 && (self.rules.counts_deliveries || message.is_fired()) {
             message.with_delivery_count(failures)
         } else {
             message

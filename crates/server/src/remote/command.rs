@@ -74,6 +74,22 @@ const FIELDS: &[(&str, &str, &str)] = &[
         "No run on these days: 2030-12-24,2030-12-25",
     ),
     ("deadline", "MS", "Alarm if a run is not acked after this"),
+    (
+        "dead-letter-exchange",
+        "NAME",
+        "Where a run goes that is rejected, or out of attempts",
+    ),
+    (
+        "dead-letter-routing-key",
+        "KEY",
+        "With this key [default: its own]",
+    ),
+    (
+        "retry-delay",
+        "MS",
+        "A run that is put back is delivered again after this",
+    ),
+    ("retry-limit", "NUMBER", "So many times and no more"),
     ("note", "TEXT", "For people"),
 ];
 
@@ -85,6 +101,8 @@ const NUMBERS: &[&str] = &[
     "jitter",
     "max-runs",
     "deadline",
+    "retry-delay",
+    "retry-limit",
 ];
 
 /// Those that say when: one of them.
