@@ -44,6 +44,7 @@ fn in_short(t: &BrokerTest, fact: &Fact) -> String {
         }
         Fact::Noted(note) => format!("noted {}", String::from_utf8_lossy(&note.key)),
         Fact::MayDeliver { queue, through } => format!("may deliver {}{through}", name(queue)),
+        Fact::Retried { queue, retries } => format!("retried {} of {}", retries.len(), name(queue)),
         Fact::Together(facts) => {
             let facts: Vec<_> = facts.iter().map(|fact| in_short(t, fact)).collect();
             format!("[{}]", facts.join(", "))
