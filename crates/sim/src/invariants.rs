@@ -28,6 +28,7 @@ pub fn after_step(broker: &Broker, model: &Model) -> Checked {
         ready: model.queues.values().map(|queue| queue.ready.len()).sum(),
         unacked: channels.iter().map(|c| c.unacked.len()).sum(),
         delayed: 0,
+        retrying: 0,
         ready_bytes: broker.totals().ready_bytes,
     };
     let totals = broker.totals();
