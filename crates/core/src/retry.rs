@@ -238,7 +238,7 @@ impl Queue {
 /// been delivered whose numbers are up to `delivered_before`.
 pub(crate) fn past_of(retries: Option<&mut Retries>, delivered_before: Seq, seq: Seq) -> Past {
     let known = retries.and_then(|retries| retries.take_past(seq));
-    known.unwrap_or(Past {
+    known.unwrap_or_else(|| Past {
         deliveries: u32::from(seq.number() <= delivered_before.0),
         failures: 0,
     })

@@ -55,7 +55,7 @@ impl Backoff {
                 on_returned: true,
                 counts_all: true,
                 first_ms,
-                max_ms: number("x-retry-max-delay").unwrap_or(DELAY_MAX_MS.max(first_ms)),
+                max_ms: number("x-retry-max-delay").unwrap_or_else(|| DELAY_MAX_MS.max(first_ms)),
                 growth: Growth::Times(number("x-retry-multiplier").unwrap_or(MULTIPLIER)),
                 jitter: number("x-retry-jitter").unwrap_or(0),
             });
@@ -67,7 +67,7 @@ impl Backoff {
             on_returned: matches!(kind, "all" | "returned"),
             counts_all: false,
             first_ms,
-            max_ms: number("x-delayed-retry-max").unwrap_or(LINEAR_MS.1.max(first_ms)),
+            max_ms: number("x-delayed-retry-max").unwrap_or_else(|| LINEAR_MS.1.max(first_ms)),
             growth: Growth::Linear,
             jitter: 0,
         };
