@@ -149,6 +149,7 @@ impl Broker {
             Input::Fetched(fetched) => vhost.fetched(fetched, fx),
             Input::Retire => vhost.retire(fx),
             Input::Replan => vhost.replan(fx),
+            Input::ReplanSome(rhythm) => vhost.replan_some(&rhythm, fx),
             Input::Tick => vhost.tick(u64::MAX, fx),
             Input::Opened(connection, peer) => vhost.opened(connection, peer, fx),
             Input::Closed(connection) => vhost.closed(connection, fx),

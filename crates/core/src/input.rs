@@ -34,6 +34,9 @@ pub enum Input {
     /// What schedules have to do is to be worked out anew: the clock may have been set, or it is
     /// time to make sure.
     Replan,
+    /// The same for schedules that go by one expression, which the scheduler knows by this name:
+    /// some of them may be due.
+    ReplanSome(Arc<str>),
     /// The user's rights changed, after `connection.update-secret` or by an operator.
     Permitted(ConnectionId, Permissions),
     /// An operator or a shutdown closes the connection (320).

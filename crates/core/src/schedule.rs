@@ -49,6 +49,13 @@ pub trait Scheduler: fmt::Debug + Send {
     /// nothing if all is well. [`Scheduler::due`] does the work, some at a time.
     fn replan(&mut self, now: Wall);
 
+    /// The same for some that go by an expression of this name, if the scheduler has names for
+    /// such. Done again, it comes to others in their turn.
+    fn replan_some(&mut self, now: Wall, rhythm: &str) {
+        let _ = rhythm;
+        self.replan(now);
+    }
+
     /// So many queues have taken the message that it fired. Called before anything else about it.
     fn routed(&mut self, now: Wall, run: &Run<'_>, queues: usize, deeds: &mut Deeds);
 

@@ -289,6 +289,14 @@ impl Vhost {
         self.schedules_due(fx);
     }
 
+    /// The same for schedules of one expression.
+    pub(crate) fn replan_some(&mut self, rhythm: &str, fx: &mut Effects) {
+        if let Some(scheduler) = &mut self.scheduler {
+            scheduler.replan_some(self.now.wall, rhythm);
+        }
+        self.schedules_due(fx);
+    }
+
     /// Sets the timer to when something is due next.
     fn set_schedule_timer(&mut self) {
         let Some(due) = self.scheduler.as_ref().and_then(|s| s.next_due()) else {

@@ -127,8 +127,11 @@ impl Registry {
         self.templates_octets += octets(&definition);
         if let Some(slot) = slot {
             let mut freed = 0;
-            if let Some(schedule) = self.schedule_mut(slot) {
-                freed = octets(&schedule.definition);
+            if let Some(schedule) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) {
+                let old = &schedule.definition;
+                freed = octets(old);
+                self.rhythms
+                    .replace(slot, &old.trigger, &definition.trigger);
                 schedule.definition = definition;
                 schedule.state = state;
                 schedule.planned = None;
@@ -151,6 +154,7 @@ impl Registry {
             self.slots.push(None);
             Slot::try_from(self.slots.len() - 1).unwrap_or(Slot::MAX) // bounded far below
         });
+        self.rhythms.add(slot, &schedule.definition.trigger);
         self.slots[slot as usize] = Some(Box::new(schedule));
         self.names.insert(name, slot);
         self.metrics.set(Counter::schedules, self.names.len());
@@ -177,6 +181,7 @@ impl Registry {
         notes.push(note(definition_key(&name), None));
         keep(deeds, notes);
         forget_tasks(&mut self.agenda, slot, &mut schedule);
+        self.rhythms.remove(slot, &schedule.definition.trigger);
         if let Some(at) = schedule.ended {
             self.ended.remove(&(at, slot));
         }

@@ -18,6 +18,7 @@ pub mod history;
 pub mod metrics;
 pub mod policy;
 pub mod registry;
+pub mod rhythm;
 pub mod time;
 pub mod trigger;
 pub mod zone;
@@ -39,3 +40,4 @@ mod state;
 
 pub use metrics::Metrics;
 pub use registry::{Limits, Registry};
+pub use rhythm::{Rhythm, Witness};

@@ -28,6 +28,7 @@ use crate::agenda::{Agenda, Slot, Task};
 use crate::metrics::{Counter, Metrics};
 use crate::order::Demand;
 use crate::reply;
+use crate::rhythm::{Rhythms, Witness};
 use crate::run::Run;
 use crate::schedule::Schedule;
 
@@ -75,6 +76,7 @@ pub struct Registry {
     pub(crate) lengths: BTreeSet<(usize, Slot)>,
     pub(crate) history_runs: usize,
     pub(crate) templates_octets: usize,
+    pub(crate) rhythms: Rhythms,
     pub(crate) metrics: Arc<Metrics>,
     /// What the clock said last.
     pub(crate) clock: Wall,
@@ -116,10 +118,16 @@ impl Registry {
             lengths: BTreeSet::new(),
             history_runs: 0,
             templates_octets: 0,
+            rhythms: Rhythms::default(),
             metrics: Arc::default(),
             clock: Wall(0),
             replanned: None,
         }
+    }
+
+    /// Has somebody told which expressions its schedules go by.
+    pub fn tell_rhythms(&mut self, witness: Arc<dyn Witness>) {
+        self.rhythms.tell(witness);
     }
 
     /// Counters that go on counting.
@@ -364,6 +372,13 @@ impl Scheduler for Registry {
     fn replan(&mut self, now: Wall) {
         self.clock = now;
         self.replanned = Some(0);
+    }
+
+    fn replan_some(&mut self, now: Wall, rhythm: &str) {
+        self.look_at_clock(now);
+        for slot in self.rhythms.take_turns(rhythm) {
+            self.plan(slot, now);
+        }
     }
 
     fn routed(&mut self, now: Wall, run: &RunName<'_>, queues: usize, deeds: &mut Deeds) {

@@ -1,69 +1,103 @@
 //! What is done by the clock, beside what vhosts do: jobs of tokio-cron-scheduler.
 //!
-//! Schedules of users are not among them. A vhost knows to the millisecond when the next of its
+//! Schedules of users are not fired by them. A vhost knows to the millisecond when the next of its
 //! schedules is due, and fires it in one record with the note that it has; jobs here come up to
 //! half a second late, may be lost when many come at once, and know no time zone that changes its
 //! offset. What they are good for is what may as well be done once more or once less: they make
-//! sure that nothing was overlooked.
+//! sure that nothing was overlooked. There is one for each expression that schedules go by
+//! ([`crons`]), and one a minute for all schedules.
 
 use std::sync::Arc;
 
 use leveret_core::Input;
+use leveret_scheduler::Rhythm;
+use tokio::sync::mpsc;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 
+use crate::crons::{self, JOBS_MAX};
 use crate::node::Node;
 
-/// When schedules are planned anew, in UTC: every minute, at its thirtieth second, when little else
-/// is due.
+/// When all schedules are planned anew, in UTC: every minute, at its thirtieth second, when little
+/// else is due.
 const REPLAN: &str = "30 * * * * *";
 
-/// Activations that may wait to be taken note of; by default there is room for 200.
-const CHANNEL_SIZE: usize = 1_000;
+/// Activations that may wait within tokio-cron-scheduler, which tells of each in up to four
+/// messages. By default there is room for 200.
+const CHANNEL_SIZE: usize = 4 * (JOBS_MAX + 24);
+
+/// Activations that may wait to be passed on to vhosts.
+const TOLD_MAX: usize = JOBS_MAX;
 
 /// Does what is to be done by the clock, for ever.
 pub async fn keep(node: Arc<Node>) {
-    let again = move || {
-        for shard in node.shards.values() {
-            shard.submit(Input::Replan);
-        }
-    };
-    match run(REPLAN, again).await {
-        Ok(_jobs) => std::future::pending().await,
-        Err(error) => tracing::error!(%error, "housekeeping cannot be started"),
+    if let Err(error) = run(&node).await {
+        tracing::error!(%error, "housekeeping cannot be started");
     }
 }
 
-async fn run(
+async fn run(node: &Node) -> Result<(), JobSchedulerError> {
+    let jobs = JobScheduler::new_with_channel_size(CHANNEL_SIZE).await?;
+    let (minute, mut minutes) = mpsc::channel(1);
+    add(&jobs, REPLAN, move || {
+        let _ = minute.try_send(()); // the one before it has not been looked at: that will do
+    })
+    .await?;
+    jobs.start().await?;
+    let (tell, mut told) = mpsc::channel(TOLD_MAX);
+    let mut rhythms = crons::Jobs::new(jobs, Arc::clone(&node.crons), tell);
+    loop {
+        tokio::select! {
+            () = node.crons.changed() => rhythms.follow(node.clock.now().wall).await,
+            Some(rhythm) = told.recv() => look_at_some(node, &rhythm),
+            Some(()) = minutes.recv() => {
+                look_at_all(node);
+                rhythms.follow_clocks(node.clock.now().wall).await;
+            }
+        }
+    }
+}
+
+async fn add(
+    jobs: &JobScheduler,
     when: &str,
     mut what: impl FnMut() + Send + Sync + 'static,
-) -> Result<JobScheduler, JobSchedulerError> {
-    let jobs = JobScheduler::new_with_channel_size(CHANNEL_SIZE).await?;
+) -> Result<(), JobSchedulerError> {
     jobs.add(Job::new(when, move |_, _| what())?).await?;
-    jobs.start().await?;
-    Ok(jobs)
+    Ok(())
+}
+
+fn look_at_all(node: &Node) {
+    for shard in node.shards.values() {
+        shard.submit(Input::Replan);
+    }
+}
+
+fn look_at_some(node: &Node, rhythm: &Rhythm) {
+    for vhost in node.crons.vhosts(rhythm) {
+        if let Some(shard) = node.shards.get(&vhost) {
+            shard.submit(Input::ReplanSome(Arc::clone(rhythm.name())));
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc::unbounded_channel;
-
     use super::*;
 
     #[tokio::test]
     async fn a_job_comes_again() {
-        let (tell, mut told) = unbounded_channel();
-        let _jobs = run("* * * * * *", move || {
+        let jobs = JobScheduler::new_with_channel_size(CHANNEL_SIZE).await;
+        let jobs = jobs.expect("a scheduler");
+        let (tell, mut told) = mpsc::unbounded_channel();
+        add(&jobs, REPLAN, || {}).await.expect("a time");
+        add(&jobs, "* * * * * *", move || {
             let _ = tell.send(());
         })
         .await
         .expect("a job");
+        jobs.start().await.expect("a start");
         for _ in 0..2 {
             told.recv().await.expect("once more");
         }
-    }
-
-    #[tokio::test]
-    async fn the_times_are_times() {
-        let _jobs = run(REPLAN, || {}).await.expect("a job");
     }
 }

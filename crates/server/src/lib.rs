@@ -13,6 +13,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod crons;
 pub mod data_dir;
 pub mod error;
 mod gateway;

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use crate::auth::Door;
 use crate::clock::Clock;
 use crate::config::{Config, Settings};
+use crate::crons;
 use crate::error::StartError;
 use crate::journal;
 use crate::journal::{Condition, Listener};
@@ -42,6 +43,8 @@ pub struct Node {
     pub shards: BTreeMap<Arc<str>, Arc<Shard>>,
     /// What their schedulers have counted, by the same names.
     pub schedules: BTreeMap<Arc<str>, Arc<scheduler::Metrics>>,
+    /// Which expressions those go by.
+    pub crons: Arc<crons::Book>,
     /// The connections.
     pub registry: Arc<Registry>,
     /// Those of them that have not opened a vhost.
@@ -81,6 +84,7 @@ impl Node {
         let log: Arc<Condition> = Arc::default();
         let mut shards = BTreeMap::new();
         let mut schedules = BTreeMap::new();
+        let crons: Arc<crons::Book> = Arc::default();
         for vhost in &config.accounts.vhosts {
             let options = Options {
                 vhost: Arc::clone(vhost),
@@ -93,11 +97,12 @@ impl Node {
                 .and_then(|lead| {
                     let started = clock.started();
                     let mut broker = Broker::recover(options, lead.recovered, started)?;
-                    let scheduler = scheduler::Registry::new(scheduler::Limits {
+                    let mut scheduler = scheduler::Registry::new(scheduler::Limits {
                         schedules_max: settings.schedules_max,
                         ..scheduler::Limits::default()
                     });
                     schedules.insert(Arc::clone(vhost), scheduler.metrics());
+                    scheduler.tell_rhythms(crons.scribe(vhost));
                     broker.schedule_with(clock.now(), Box::new(scheduler))?;
                     broker.ask_about_users(Arc::new(config.accounts.in_vhost(vhost)));
                     Ok((lead.log, broker))
@@ -114,6 +119,7 @@ impl Node {
             door: Door::new(&config.accounts),
             shards,
             schedules,
+            crons,
             registry: Arc::default(),
             lobby: Lobby::new((fds_max / 10).max(LOBBY_MIN)),
             connections_max: settings.connections_max.min(sockets_max),

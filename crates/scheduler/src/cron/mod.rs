@@ -168,6 +168,33 @@ impl Cron {
         &self.text
     }
 
+    /// Six fields as cron programs read them that want both fields for days to agree. They are met
+    /// whenever this is, and more often if it says more than six such fields can.
+    pub(crate) fn superset(&self) -> String {
+        let Times {
+            second,
+            minute,
+            hour,
+            month,
+            days,
+            years: _,
+        } = &self.times;
+        let (of_month, of_week) = if days.either || days.special.is_some() {
+            (u64::MAX, u64::MAX)
+        } else {
+            (days.of_month.into(), days.of_week.into())
+        };
+        let fields = [
+            (*second, 0..60),
+            (*minute, 0..60),
+            ((*hour).into(), 0..24),
+            (of_month, 1..32),
+            ((*month).into(), 1..13),
+            (of_week, 0..7),
+        ];
+        fields.map(|(set, range)| listed(set, range)).join(" ")
+    }
+
     /// Which rules it was read by.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
@@ -191,6 +218,16 @@ impl Cron {
     pub(crate) fn next_local(&self, from: i64, until: i64) -> Option<i64> {
         self.times.next_local(from, until)
     }
+}
+
+/// Numbers of this range that are in the set, with commas; `*` for all.
+fn listed(set: u64, mut range: std::ops::Range<u32>) -> String {
+    if range.all(|number| set >> number & 1 != 0) {
+        return "*".to_owned();
+    }
+    let numbers = (0..u64::BITS).filter(|number| set >> number & 1 != 0);
+    let numbers: Vec<_> = numbers.map(|number| number.to_string()).collect();
+    numbers.join(",")
 }
 
 impl fmt::Debug for Cron {
