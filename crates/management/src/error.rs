@@ -15,6 +15,8 @@ pub struct Error {
     pub status: StatusCode,
     /// Why, for people.
     pub reason: String,
+    /// The header `Allow`, where the router does not know it.
+    pub(crate) allow: Option<&'static str>,
 }
 
 macro_rules! constructors {
@@ -23,7 +25,7 @@ macro_rules! constructors {
             $(
                 $(#[$doc])*
                 pub(crate) fn $name(reason: impl Into<String>) -> Self {
-                    Self { status: StatusCode::$status, reason: reason.into() }
+                    Self { status: StatusCode::$status, reason: reason.into(), allow: None }
                 }
             )*
         }
@@ -47,7 +49,7 @@ constructors! {
     access_refused => FORBIDDEN, "access_refused";
     /// 404
     not_found => NOT_FOUND, "not_found";
-    /// 405; the header `Allow` is the router's.
+    /// 405; the header `Allow` is the router's, or that of [`Error::allowing`].
     method_not_allowed => METHOD_NOT_ALLOWED, "method_not_allowed";
     /// 408
     timeout => REQUEST_TIMEOUT, "timeout";
@@ -82,6 +84,12 @@ impl From<AmqpError> for Error {
 }
 
 impl Error {
+    /// The same, with the methods that there are.
+    pub(crate) const fn allowing(mut self, methods: &'static str) -> Self {
+        self.allow = Some(methods);
+        self
+    }
+
     /// An order to this vhost was refused.
     pub(crate) fn of_order(refusal: Refusal, vhost: &str) -> Self {
         match refusal {
@@ -113,6 +121,10 @@ impl IntoResponse for Error {
             let challenge = HeaderValue::from_static(r#"Basic realm="Leveret Management""#);
             let headers = response.headers_mut();
             headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if let Some(methods) = self.allow {
+            let methods = HeaderValue::from_static(methods);
+            response.headers_mut().insert(header::ALLOW, methods);
         }
         response
     }

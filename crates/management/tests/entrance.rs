@@ -148,6 +148,7 @@ async fn what_is_not_there_is_404_and_a_wrong_method_405() {
         made.error(),
         error(405, "method_not_allowed", "a schedule is made with PUT")
     );
+    assert_eq!(made.header("allow"), "GET,HEAD,PUT,DELETE");
     assert!(!desk.has_orders());
 }
 

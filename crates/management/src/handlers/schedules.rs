@@ -1,6 +1,5 @@
 //! Schedules: made, changed, looked at, removed.
 
-use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::body;
@@ -10,6 +9,9 @@ use crate::error::Error;
 use crate::order::{Order, field_value};
 
 const NAME: &str = "x-schedule-name";
+
+/// What can be done with a schedule itself.
+const METHODS: &str = "GET,HEAD,PUT,DELETE";
 
 /// Those of all vhosts that the user may see.
 pub(crate) async fn list_all(call: Call) -> Result<Answer, Error> {
@@ -91,10 +93,7 @@ pub(crate) async fn preview(call: Call) -> Result<Answer, Error> {
 /// Its last part is matched as a name, so that a schedule may be called `preview`, too.
 pub(crate) async fn preview_proposed(call: Call) -> Result<Answer, Error> {
     if call.part("name") != "preview" {
-        return Err(Error {
-            status: StatusCode::METHOD_NOT_ALLOWED,
-            reason: "a schedule is made with PUT".to_owned(),
-        });
+        return Err(Error::method_not_allowed("a schedule is made with PUT").allowing(METHODS));
     }
     let count = call.number("count")?;
     let order = definition::order("preview", &call.fields, &call.caller)?;
