@@ -113,6 +113,10 @@ impl Broker {
         }
     }
 
+    pub(crate) const fn vhost(&self) -> &Vhost {
+        &self.vhost
+    }
+
     #[cfg(test)]
     pub(crate) fn of(vhost: Vhost) -> Self {
         Self { vhost }

@@ -208,6 +208,10 @@ impl Vhost {
         if outcome != Outcome::Ack {
             self.die(delivery.queue, delivery.entry, Reason::Rejected, fx);
         } else if let Some(queue) = self.queues.get_mut(delivery.queue) {
+            let processing_ms = self.now.mono.0.saturating_sub(delivery.at.0);
+            self.metrics.processing_ms += processing_ms;
+            queue.done.acknowledged += 1;
+            queue.done.processing_ms += processing_ms;
             if let Some(deadlines) = &mut queue.deadlines {
                 deadlines.forget(delivery.entry.seq);
             }

@@ -17,6 +17,7 @@ pub mod error;
 pub mod event;
 pub mod ids;
 pub mod input;
+pub mod inspection;
 pub mod log;
 pub mod message;
 pub mod metrics;

@@ -36,6 +36,7 @@ counters! {
     get_empty: "messages_get_empty", "basic.get on an empty queue.";
     redelivered: "messages_redelivered", "Deliveries with the redelivered flag.";
     acknowledged: "messages_acknowledged", "Deliveries acknowledged.";
+    processing_ms: "messages_processing_milliseconds", "Time from delivery to acknowledgement, of all that were acknowledged.";
     requeued: "messages_requeued", "Deliveries put back into their queue.";
     retries: "messages_retried", "Deliveries put back to be delivered again after a while.";
     discarded: "messages_discarded", "Deliveries rejected without requeue.";

@@ -71,6 +71,15 @@ impl Permissions {
         }
     }
 
+    /// The patterns for configure, write and read.
+    #[must_use]
+    pub fn patterns(&self) -> [&str; 3] {
+        [&self.configure, &self.write, &self.read].map(|pattern| match pattern {
+            Pattern::Everything => ".*",
+            Pattern::Matching(regex) => regex.as_str(),
+        })
+    }
+
     /// Whether this access to a queue or exchange of this name is allowed.
     #[must_use]
     pub fn allow(&self, access: Access, name: &str) -> bool {

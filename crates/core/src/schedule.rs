@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::error::AmqpError;
 use crate::ids::Wall;
+use crate::inspection::ScheduleDefinition;
 use crate::message::Message;
 use crate::permission::Permissions;
 pub use crate::record::Note;
@@ -54,6 +55,12 @@ pub trait Scheduler: fmt::Debug + Send {
     fn replan_some(&mut self, now: Wall, rhythm: &str) {
         let _ = rhythm;
         self.replan(now);
+    }
+
+    /// What it keeps: at most so many of its schedules by name, those behind `after` first.
+    fn describe(&self, after: Option<&str>, max: usize) -> Vec<ScheduleDefinition> {
+        let _ = (after, max);
+        Vec::new()
     }
 
     /// So many queues have taken the message that it fired. Called before anything else about it.

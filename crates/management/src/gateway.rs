@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use axum::body::Body;
 use leveret_core::{AmqpError, Message};
 
 use crate::auth::{Credentials, Denied};
@@ -37,6 +38,9 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// All metrics, as Prometheus reads them; None if they are not available.
     fn metrics(&self) -> Pending<'_, Option<String>>;
+
+    /// Those of single queues, of which there may be very many.
+    fn metrics_per_object(&self) -> Body;
 }
 
 /// A user who has logged in.

@@ -49,6 +49,7 @@ routes! {
     Open    GET    "/health/live"                              []                 => health::live;
     Open    GET    "/health/ready"                             []                 => health::ready;
     Open    GET    "/metrics"                                  []                 => health::metrics;
+    Open    GET    "/metrics/per-object"                       []                 => health::metrics_per_object;
 
     Private GET    "/api/whoami"                               []                 => account::whoami;
     Private GET    "/api/vhosts"                               []                 => account::vhosts;

@@ -18,10 +18,12 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use leveret_core::error::AmqpError;
 use leveret_core::ids::Wall;
+use leveret_core::inspection::ScheduleDefinition;
 use leveret_core::schedule::{Deeds, Ending, Note, Order, Refusal, Run as RunName, Scheduler};
 
 use crate::agenda::{Agenda, Slot, Task};
@@ -379,6 +381,19 @@ impl Scheduler for Registry {
         for slot in self.rhythms.take_turns(rhythm) {
             self.plan(slot, now);
         }
+    }
+
+    fn describe(&self, after: Option<&str>, max: usize) -> Vec<ScheduleDefinition> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let some = self.names.range::<str, _>((from, Bound::Unbounded));
+        let described = some.filter_map(|(name, slot)| {
+            Some(ScheduleDefinition {
+                name: Arc::clone(name),
+                description: reply::show(self, *slot).to_string().into_bytes(),
+                message: self.schedule(*slot)?.definition.template.clone(),
+            })
+        });
+        described.take(max).collect()
     }
 
     fn routed(&mut self, now: Wall, run: &RunName<'_>, queues: usize, deeds: &mut Deeds) {

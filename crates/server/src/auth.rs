@@ -123,6 +123,11 @@ impl Door {
         self.users.get(name)
     }
 
+    /// All of them, by name.
+    pub fn users(&self) -> impl Iterator<Item = &Arc<User>> {
+        self.users.values()
+    }
+
     /// Logins so far: that succeeded, that failed.
     #[must_use]
     pub fn attempts(&self) -> (u64, u64) {

@@ -6,10 +6,11 @@
 //! `leveret config` and a row of `docs/operating.md`. A flag beats the environment, the
 //! environment the file, the file the default.
 //!
-//! Users, vhosts and permissions are no settings: they are read from the same file by
-//! [`accounts`].
+//! Users, vhosts, permissions and [`housekeeping`] are no settings: they are tables of the same
+//! file.
 
 pub mod accounts;
+pub mod housekeeping;
 pub mod value;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::StartError;
 use accounts::Accounts;
+use housekeeping::Housekeeping;
 use value::{
     Addresses, Location, LogFormat, LogLevel, Octets, Password, Span, Text, Value, Watermark,
 };
@@ -28,6 +30,8 @@ pub struct Config {
     pub settings: Settings,
     /// Who may do what where.
     pub accounts: Accounts,
+    /// What is done by the clock.
+    pub housekeeping: Housekeeping,
 }
 
 /// One row of the table.
@@ -251,8 +255,9 @@ impl Config {
     ) -> Result<Self, StartError> {
         let mut settings = Settings::default();
         let mut accounts = accounts::Tables::default();
+        let mut housekeeping = Housekeeping::default();
         if let Some(path) = file {
-            accounts = read_file(path, &mut settings)?;
+            (accounts, housekeeping) = read_file(path, &mut settings)?;
         }
         for row in TABLE {
             // An empty variable is what an orchestrator makes of an unset one.
@@ -265,7 +270,11 @@ impl Config {
         }
         settings.check()?;
         let accounts = Accounts::new(accounts, &settings)?;
-        Ok(Self { settings, accounts })
+        Ok(Self {
+            settings,
+            accounts,
+            housekeeping,
+        })
     }
 }
 
@@ -348,7 +357,10 @@ fn set(settings: &mut Settings, row: &Setting, text: &str, origin: &str) -> Resu
     })
 }
 
-fn read_file(path: &Path, settings: &mut Settings) -> Result<accounts::Tables, StartError> {
+fn read_file(
+    path: &Path,
+    settings: &mut Settings,
+) -> Result<(accounts::Tables, Housekeeping), StartError> {
     let name = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|e| StartError::new(format!("cannot read the configuration file {name}: {e}")))?;
@@ -396,11 +408,14 @@ fn read_file(path: &Path, settings: &mut Settings) -> Result<accounts::Tables, S
             *path = base.join(&*path);
         }
     }
-    Ok(accounts::Tables {
+    let housekeeping = Housekeeping::new(file.housekeeping, base)
+        .map_err(|error| StartError::new(format!("{name}: {error}")))?;
+    let accounts = accounts::Tables {
         users: file.users,
         vhosts: file.vhosts,
         permissions: file.permissions,
-    })
+    };
+    Ok((accounts, housekeeping))
 }
 
 /// A configuration file: settings at the top, then the tables of accounts.
@@ -412,6 +427,8 @@ struct File {
     vhosts: Vec<accounts::VhostTable>,
     #[serde(default)]
     permissions: Vec<accounts::PermissionTable>,
+    #[serde(default)]
+    housekeeping: housekeeping::Table,
     #[serde(flatten)]
     settings: BTreeMap<String, toml::Value>,
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use axum::body::Body;
 use leveret_core::Message;
 use leveret_management::auth::{Credentials, Denied};
 use leveret_management::{Caller, Gateway, Pending, Refusal};
@@ -11,6 +12,7 @@ use leveret_session::Secret;
 use crate::auth;
 use crate::metrics;
 use crate::node::Node;
+use crate::per_object;
 
 const STOPPING: &str = "the broker is stopping";
 
@@ -102,5 +104,9 @@ impl Gateway for Doorway {
             let text = tokio::task::spawn_blocking(move || metrics::render(&node)).await;
             text.ok()
         })
+    }
+
+    fn metrics_per_object(&self) -> Body {
+        Body::new(per_object::write(&self.node))
     }
 }

@@ -5,16 +5,19 @@
 //! half a second late, may be lost when many come at once, and know no time zone that changes its
 //! offset. What they are good for is what may as well be done once more or once less: they make
 //! sure that nothing was overlooked. There is one for each expression that schedules go by
-//! ([`crons`]), and one a minute for all schedules.
+//! ([`crons`]), and one a minute for all schedules. Backups are looked at by both as well.
 
 use std::sync::Arc;
 
-use leveret_core::Input;
+use leveret_core::{Input, Wall};
 use leveret_scheduler::Rhythm;
+use leveret_scheduler::trigger::Trigger;
 use tokio::sync::mpsc;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 
-use crate::crons::{self, JOBS_MAX};
+use crate::backup::Backup;
+use crate::config::housekeeping::Housekeeping;
+use crate::crons::{self, JOBS_MAX, job};
 use crate::node::Node;
 
 /// When all schedules are planned anew, in UTC: every minute, at its thirtieth second, when little
@@ -29,19 +32,32 @@ const CHANNEL_SIZE: usize = 4 * (JOBS_MAX + 24);
 const TOLD_MAX: usize = JOBS_MAX;
 
 /// Does what is to be done by the clock, for ever.
-pub async fn keep(node: Arc<Node>) {
-    if let Err(error) = run(&node).await {
+pub async fn keep(node: Arc<Node>, plan: Housekeeping) {
+    if let Err(error) = run(&node, plan).await {
         tracing::error!(%error, "housekeeping cannot be started");
     }
 }
 
-async fn run(node: &Node) -> Result<(), JobSchedulerError> {
+async fn run(node: &Arc<Node>, plan: Housekeeping) -> Result<(), JobSchedulerError> {
     let jobs = JobScheduler::new_with_channel_size(CHANNEL_SIZE).await?;
     let (minute, mut minutes) = mpsc::channel(1);
     add(&jobs, REPLAN, move || {
         let _ = minute.try_send(()); // the one before it has not been looked at: that will do
     })
     .await?;
+    let (time_to_back_up, mut backups) = mpsc::channel(1);
+    let mut backup = None;
+    if let Some(plan) = plan.definitions_backup {
+        let times = plan.cron.clone();
+        backup = Some(Backup::new(plan, node.clock.now().wall));
+        let rhythm = Rhythm::of(&Trigger::Cron(Box::new(times)));
+        if let Some(rhythm) = rhythm {
+            add_rhythm(&jobs, &rhythm, node.clock.now().wall, move || {
+                let _ = time_to_back_up.try_send(()); // as above
+            })
+            .await?;
+        }
+    }
     jobs.start().await?;
     let (tell, mut told) = mpsc::channel(TOLD_MAX);
     let mut rhythms = crons::Jobs::new(jobs, Arc::clone(&node.crons), tell);
@@ -52,6 +68,14 @@ async fn run(node: &Node) -> Result<(), JobSchedulerError> {
             Some(()) = minutes.recv() => {
                 look_at_all(node);
                 rhythms.follow_clocks(node.clock.now().wall).await;
+                if let Some(backup) = &mut backup {
+                    backup.look(node.clock.now().wall, node);
+                }
+            }
+            Some(()) = backups.recv() => {
+                if let Some(backup) = &mut backup {
+                    backup.look(node.clock.now().wall, node);
+                }
             }
         }
     }
@@ -63,6 +87,18 @@ async fn add(
     mut what: impl FnMut() + Send + Sync + 'static,
 ) -> Result<(), JobSchedulerError> {
     jobs.add(Job::new(when, move |_, _| what())?).await?;
+    Ok(())
+}
+
+/// The same at the times of a rhythm, or an hour off after its zone has changed its clocks: look at
+/// each minute as well.
+async fn add_rhythm(
+    jobs: &JobScheduler,
+    rhythm: &Rhythm,
+    now: Wall,
+    mut what: impl FnMut() + Send + Sync + 'static,
+) -> Result<(), JobSchedulerError> {
+    jobs.add(job(rhythm, now, move || what())?).await?;
     Ok(())
 }
 

@@ -9,12 +9,14 @@
 
 pub mod alarms;
 pub mod auth;
+pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod crons;
 pub mod data_dir;
+pub mod definitions;
 pub mod error;
 mod gateway;
 pub mod health;
@@ -27,6 +29,8 @@ mod machine;
 pub mod metrics;
 pub mod node;
 pub mod outbox;
+pub mod patient;
+pub mod per_object;
 pub mod registry;
 pub mod remote;
 pub mod server;

@@ -37,6 +37,9 @@ pub fn render(node: &Node) -> String {
         (Kind::Gauge,   "sockets_unauthenticated", "Connections that have not opened a vhost.", node.lobby.len() as u64),
         (Kind::Counter, "auth_attempts_succeeded", "Logins that succeeded.", succeeded),
         (Kind::Counter, "auth_attempts_failed", "Logins that were refused.", failed),
+        (Kind::Counter, "definitions_backups", "Backups of definitions that were written.", node.backups.written.load(Ordering::Relaxed)),
+        (Kind::Counter, "definitions_backups_failed", "Backups of definitions that could not be written.", node.backups.failed.load(Ordering::Relaxed)),
+        (Kind::Gauge,   "schedules_expressions", "Different cron expressions of schedules.", node.crons.len() as u64),
         (Kind::Counter, "panics", "Bugs that were caught; each is in the log.", node.panics.load(Ordering::Relaxed)),
         (Kind::Gauge,   "alarms_memory_used_watermark", "1 while memory is short.", u64::from(node.memory_alarm())),
         (Kind::Gauge,   "resident_memory_limit_bytes", "Memory use where publishers are stopped.", alarms::mark(node.settings.memory_watermark)),
@@ -210,7 +213,7 @@ impl Page {
 }
 
 /// A label's value, as the format wants it.
-fn escape(value: &str) -> String {
+pub(crate) fn escape(value: &str) -> String {
     value
         .replace('\\', r"\\")
         .replace('"', r#"\""#)

@@ -14,10 +14,12 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::{Notify, watch};
 
 use crate::auth::Door;
+use crate::backup;
 use crate::clock::Clock;
 use crate::config::{Config, Settings};
 use crate::crons;
 use crate::error::StartError;
+use crate::http;
 use crate::journal;
 use crate::journal::{Condition, Listener};
 use crate::registry::{Lobby, Registry};
@@ -45,10 +47,14 @@ pub struct Node {
     pub schedules: BTreeMap<Arc<str>, Arc<scheduler::Metrics>>,
     /// Which expressions those go by.
     pub crons: Arc<crons::Book>,
+    /// Backups of definitions: how many.
+    pub backups: backup::Counts,
     /// The connections.
     pub registry: Arc<Registry>,
     /// Those of them that have not opened a vhost.
     pub lobby: Lobby,
+    /// Connections to the HTTP API, which the registry knows nothing of.
+    pub talks: http::Talks,
     /// Most connections with an open vhost.
     pub connections_max: usize,
     /// Most connections at all.
@@ -120,7 +126,9 @@ impl Node {
             shards,
             schedules,
             crons,
+            backups: backup::Counts::default(),
             registry: Arc::default(),
+            talks: http::Talks::default(),
             lobby: Lobby::new((fds_max / 10).max(LOBBY_MIN)),
             connections_max: settings.connections_max.min(sockets_max),
             sockets_max,

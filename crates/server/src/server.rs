@@ -20,8 +20,8 @@ use crate::{alarms, housekeeping, http, journal, tls};
 /// gone within ten seconds, after which orchestrators lose patience.
 const GOODBYE: Duration = Duration::from_secs(8);
 
-/// How long connections have to hear that the log has failed. The process is to be gone within a
-/// second.
+/// How long connections have to hear that the log has failed, and those to the HTTP API to come to
+/// their end in any case. The process is to be gone within a second.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A broker that accepts connections. Stop it with [`Server::stop`].
@@ -66,7 +66,10 @@ impl Server {
         }
         housekeeping.spawn(alarms::watch(Arc::clone(&node)));
         housekeeping.spawn(alarms::watch_disk(Arc::clone(&node)));
-        housekeeping.spawn(housekeeping::keep(Arc::clone(&node)));
+        housekeeping.spawn(housekeeping::keep(
+            Arc::clone(&node),
+            config.housekeeping.clone(),
+        ));
 
         let mut server = Self {
             node,
@@ -162,6 +165,7 @@ impl Server {
         });
         let closed = closed.await;
         self.node.set_ended();
+        let _ = tokio::time::timeout(LAST_WORDS, self.node.talks.over()).await;
         let error = match closed {
             Ok(Ok(())) => {
                 tracing::info!("stopped");
@@ -192,7 +196,11 @@ impl Server {
             "the log has failed: what is on the disk will be read at the next start"
         );
         self.node.registry.fail_all(&internal_error());
-        let _ = tokio::time::timeout(LAST_WORDS, self.node.registry.empty()).await;
+        let all = async {
+            self.node.registry.empty().await;
+            self.node.talks.over().await; // whoever waits for an order is told that nobody knows
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, all).await;
     }
 }
 

@@ -140,11 +140,15 @@ impl Shard {
     /// Counters and totals. Waits for the turn that is going on, so not for the message path.
     #[must_use]
     pub fn snapshot(self: &Arc<Self>) -> (Metrics, Totals) {
-        let snapshot = self
-            .turnstile
-            .inspect(|vhost| (vhost.broker().metrics().clone(), vhost.broker().totals()));
+        self.inspect(|broker| (broker.metrics().clone(), broker.totals()))
+    }
+
+    /// Looks at the vhost between two turns. Waits for the one that is going on, and holds up the
+    /// next: not for long, and not on a thread that others need.
+    pub fn inspect<T>(self: &Arc<Self>, look: impl FnOnce(&Broker) -> T) -> T {
+        let found = self.turnstile.inspect(|vhost| look(vhost.broker()));
         self.run();
-        snapshot
+        found
     }
 
     /// Ticks the machine whenever it wants to be; runs for ever.

@@ -9,7 +9,8 @@ use std::process::Output;
 
 use common::{Broker, Client, short};
 use leveret_codec::{
-    BasicPublish, FieldTable, FieldValue, Properties, encode_body, encode_header, encode_method,
+    BasicAck, BasicConsume, BasicPublish, FieldTable, FieldValue, Method, Properties, encode_body,
+    encode_header, encode_method,
 };
 use serde_json::{Value, json};
 use ureq::Agent;
@@ -57,6 +58,16 @@ impl Http {
     /// As guest.
     fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         self.ask_as("Basic Z3Vlc3Q6Z3Vlc3Q=", method, path, body)
+    }
+
+    /// What anybody gets.
+    fn text(&self, path: &str) -> String {
+        let mut response = self
+            .agent
+            .get(format!("{}{path}", self.base))
+            .call()
+            .unwrap();
+        response.body_mut().read_to_string().unwrap()
     }
 
     fn get(&self, path: &str) -> (u16, Value) {
@@ -386,4 +397,160 @@ fn a_crontab_is_read_line_by_line() {
         let refused = format!("leveret: {file}:{line}: vhost 'nowhere' not found\n");
         assert!(said.contains(&refused), "{said}");
     }
+}
+
+#[test]
+fn a_crontab_becomes_schedules_of_a_running_broker() {
+    let broker = Broker::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("crontab");
+    let crontab = "\
+0 6 * * 7 report --day Sunday
+CRON_TZ=Europe/Berlin
+30 2 * * 1-5 backup \"a b\"
+61 * * * * never
+@every 90s poll
+";
+    std::fs::write(&file, crontab).unwrap();
+    let file = file.to_str().unwrap();
+    let import = ["schedule", "import", file, "--routing-key", "q", "--json"];
+    let import = [&import[..], &["--prefix", "job-"]].concat();
+    let http = Http::of(&broker);
+    for _ in 0..2 {
+        let done = leveret(&broker, &import);
+        let said = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(1), "a line is refused: {said}");
+        let refused = format!("leveret: {file}:4: PRECONDITION_FAILED - x-schedule-cron");
+        assert!(said.starts_with(&refused) && said.lines().count() == 1);
+        let made: Value = serde_json::from_slice(&done.stdout).unwrap();
+        let lines: Vec<_> = made.as_array().unwrap().iter().collect();
+        assert_eq!(lines.len(), 3, "{made}");
+        for line in lines {
+            assert!(!line["next"].as_array().unwrap().is_empty(), "{line}");
+        }
+        let (_, list) = http.get("/api/schedules/%2F");
+        let list = list["schedules"].as_array().unwrap();
+        let names: Vec<_> = list.iter().map(|it| it["name"].as_str().unwrap()).collect();
+        assert_eq!(
+            names,
+            ["job-1", "job-3", "job-5"],
+            "the second time changes nothing"
+        );
+    }
+    let (_, sunday) = http.get("/api/schedules/%2F/job-1/preview?count=3");
+    for next in sunday["next"].as_array().unwrap() {
+        let day = next["nominal"].as_str().unwrap();
+        let at = leveret_scheduler::time::parse(day).unwrap().0 / 86_400_000;
+        assert_eq!((at + 4) % 7, 0, "{day} is a Sunday");
+    }
+    let (_, shown) = http.get("/api/schedules/%2F/job-3");
+    assert_eq!(shown["timezone"], "Europe/Berlin");
+    let mut client = broker.client();
+    client.declare_queue("q");
+    client.consume("q");
+    let run = leveret(&broker, &["schedule", "run", "job-3"]);
+    assert_eq!(run.status.code(), Some(0), "{}", text(&run.stderr));
+    assert_eq!(client.answer().body, b"backup \"a b\"");
+}
+
+#[test]
+fn strange_names_are_refused_or_kept_as_they_are() {
+    let broker = Broker::start(&[]);
+    let http = Http::of(&broker);
+    let body = json!({"every": "1000h", "routing_key": "q"});
+    let put = |path: &str| http.ask("PUT", &format!("/api/schedules/{path}"), &body);
+    for (path, name) in [
+        ("%2F/%C3%A9t%C3%A9%20%E2%98%83", "\u{e9}t\u{e9} \u{2603}"),
+        ("%2f/a%2Fb%2F..", "a/b/.."),
+        ("%2F/100%25", "100%"),
+        ("%2F/%22%5C%7B%7D", "\"\\{}"),
+    ] {
+        let (status, made) = put(path);
+        assert_eq!((status, &made["name"]), (200, &json!(name)), "{path}");
+        let (status, shown) = http.get(&format!("/api/schedules/{path}"));
+        assert_eq!((status, &shown["name"]), (200, &json!(name)));
+    }
+    #[rustfmt::skip]
+    let table = [
+        ("%2F/a%00b",      400, "bad_request"),
+        ("%2F/a%0Ab",      400, "bad_request"),
+        ("%2F/%FF",        400, "bad_request"), // not UTF-8
+        ("%00/a",          404, "not_found"),
+        ("%2F%2F/a",       404, "not_found"),
+        ("%ff/a",          400, "bad_request"),
+        ("/a",             404, "not_found"),
+    ];
+    for (path, expected, word) in table {
+        let (status, refused) = put(path);
+        assert_eq!(
+            (status, &refused["error"]),
+            (expected, &json!(word)),
+            "{path}: {refused}"
+        );
+    }
+    let long = format!("%2F/{}", "a".repeat(201));
+    assert_eq!(put(&long).0, 400);
+    assert_eq!(
+        http.get("/api/schedules/%2F").1["schedules"]
+            .as_array()
+            .unwrap()
+            .len(),
+        4
+    );
+}
+
+#[test]
+fn queues_are_counted_one_by_one() {
+    let broker = Broker::start(&[]);
+    let mut client = broker.client();
+    for queue in ["busy \"q\"", "idle"] {
+        client.declare_queue(queue);
+    }
+    for number in 0..750 {
+        client.declare_queue(&format!("many-{number}"));
+    }
+    client.send(
+        1,
+        BasicConsume {
+            queue: short("busy \"q\""),
+            ..BasicConsume::default()
+        },
+    );
+    client.answer();
+    for _ in 0..3 {
+        client.publish("busy \"q\"", b"x");
+        let Method::BasicDeliver(deliver) = client.answer().method else {
+            panic!("no delivery")
+        };
+        client.send(
+            1,
+            BasicAck {
+                delivery_tag: deliver.delivery_tag,
+                multiple: false,
+            },
+        );
+    }
+    client.publish("idle", b"x");
+    client.declare_queue("idle"); // all before it has been done
+    let http = Http::of(&broker);
+    let text = http.text("/metrics/per-object");
+    let busy = r#"{vhost="/",queue="busy \"q\""}"#;
+    for line in [
+        format!("leveret_queue_messages_acknowledged_total{busy} 3"),
+        format!("leveret_queue_consumers{busy} 1"),
+        r#"leveret_queue_messages_ready{vhost="/",queue="idle"} 1"#.to_owned(),
+        r#"leveret_queue_messages_ready{vhost="/",queue="many-749"} 0"#.to_owned(),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}");
+    }
+    let name = "leveret_queue_messages_processing_milliseconds_total";
+    assert!(text.contains(&format!("{name}{busy} ")));
+    let mut samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(samples.len(), 6 * 752, "six of each queue");
+    samples.sort_unstable();
+    samples.dedup();
+    assert_eq!(samples.len(), 6 * 752, "none twice");
+    let all = http.text("/metrics");
+    assert!(all.contains("leveret_messages_processing_milliseconds_total{vhost=\"/\"} "));
+    assert!(!all.contains("many-1"), "aggregated");
 }

@@ -58,6 +58,17 @@ pub(crate) struct Queue {
     pub(crate) deadlines: Option<Box<Deadlines>>,
     /// The highest number that a place was given.
     pub(crate) last_seq: Seq,
+    pub(crate) done: Done,
+}
+
+/// What consumers have done with its messages.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Done {
+    pub(crate) acknowledged: u64,
+    /// From delivery to acknowledgement, of all of those.
+    pub(crate) processing_ms: u64,
+    /// Delivered to somebody who does not acknowledge.
+    pub(crate) auto_acknowledged: u64,
 }
 
 /// When an unused queue goes (`x-expires`).
@@ -96,6 +107,7 @@ impl Queue {
             retries: None,
             deadlines: None,
             last_seq: Seq(0),
+            done: Done::default(),
         }
     }
 
@@ -132,6 +144,7 @@ impl Queue {
     pub(crate) fn take_front(&mut self, for_good: bool) -> Option<Entry> {
         let entry = self.index.pop()?;
         self.index.note_delivered(entry.seq);
+        self.done.auto_acknowledged += u64::from(for_good);
         if let Some(deadlines) = &mut self.deadlines {
             if for_good {
                 deadlines.forget(entry.seq);

@@ -41,6 +41,12 @@ pub(crate) async fn metrics(gateway: Arc<dyn Gateway>) -> Response {
     (status, [(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
+/// Its end comes with that of the body.
+pub(crate) async fn metrics_per_object(gateway: Arc<dyn Gateway>) -> Response {
+    let kind = [(header::CONTENT_TYPE, METRICS_TYPE)];
+    (kind, gateway.metrics_per_object()).into_response()
+}
+
 fn status(status: StatusCode, body: &'static str) -> Response {
     let kind = [(header::CONTENT_TYPE, "application/json")];
     (status, kind, body).into_response()

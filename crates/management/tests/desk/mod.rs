@@ -111,6 +111,10 @@ impl Gateway for Fake {
         let text = (!self.down).then(|| "leveret_x 1\n".to_owned());
         Box::pin(async move { text })
     }
+
+    fn metrics_per_object(&self) -> Body {
+        Body::from("leveret_y{queue=\"q\"} 1\n")
+    }
 }
 
 /// An answer of the API.

@@ -89,6 +89,23 @@ impl PasswordHash {
         same && !password.is_empty()
     }
 
+    /// As RabbitMQ's exported definitions have it: the hash, and which algorithm. [`Self::parse`]
+    /// reads it.
+    #[must_use]
+    pub fn export(&self) -> (String, &'static str) {
+        match &self.0 {
+            Kind::Salted { algorithm, bytes } => {
+                let name = if algorithm.output_len() == SHA512.output_len() {
+                    "rabbit_password_hashing_sha512"
+                } else {
+                    "rabbit_password_hashing_sha256"
+                };
+                (STANDARD.encode(bytes), name)
+            }
+            Kind::Argon2(phc) => (phc.clone(), "argon2"),
+        }
+    }
+
     /// Takes tens of milliseconds and megabytes to check.
     #[must_use]
     pub fn is_slow(&self) -> bool {

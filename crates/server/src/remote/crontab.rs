@@ -93,11 +93,31 @@ fn entry(line: &str, timezone: Option<String>) -> Line {
     if cron.len() < fields || rest.is_empty() {
         return Line::Wrong(wanted.to_owned());
     }
+    let mut cron = cron.join(" ");
+    if fields == 5
+        && let Some((others, of_week)) = cron.rsplit_once(' ')
+    {
+        cron = format!("{others} {}", with_sunday_first(of_week));
+    }
     Line::Entry(Entry {
-        cron: cron.join(" "),
+        cron,
         timezone,
         command: rest.to_owned(),
     })
+}
+
+/// Days of the week as the broker reads them: to cron Sunday is 0 as well as 7. What is written in
+/// another way is left to the broker to refuse.
+fn with_sunday_first(of_week: &str) -> String {
+    let items = of_week.split(',').map(|item| match item {
+        "7" | "7-7" => "0".to_owned(),
+        "0-7" => "0-6".to_owned(),
+        _ => match item.strip_suffix("-7") {
+            Some(first @ ("1" | "2" | "3" | "4" | "5" | "6")) => format!("{first}-6,0"),
+            _ => item.to_owned(),
+        },
+    });
+    items.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -145,6 +165,22 @@ CRON_TZ=
             (14, job("0 22 * * 1-5", None, "date=now run")),
         ];
         assert_eq!(parse(text), expected);
+    }
+
+    #[test]
+    fn sunday_may_be_7() {
+        #[rustfmt::skip]
+        let table = [
+            ("0 6 * * 7 x",       "0 6 * * 0"),
+            ("0 6 * * 5-7 x",     "0 6 * * 5-6,0"),
+            ("0 6 * * 0-7 x",     "0 6 * * 0-6"),
+            ("0 6 * * 1,7 x",     "0 6 * * 1,0"),
+            ("0 6 * * 1-7/2 x",   "0 6 * * 1-7/2"), // for the broker to refuse
+            ("7 7 7 7 mon-fri x", "7 7 7 7 mon-fri"),
+        ];
+        for (line, expected) in table {
+            assert_eq!(parse(line), [(1, job(expected, None, "x"))], "{line}");
+        }
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! A disk that fails, or takes its time. `strace` makes system calls do so.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use leveret_codec::{BasicConsume, ConfirmSelect, Method};
 use rustix::process::Pid;
 
-use crate::common::short;
+use crate::common::{PATIENCE, Program, short};
 use crate::files::{body, publish_confirmed};
 use crate::link::{How, Link, durable_queue, existing_queue};
 use crate::process::{Place, Process, arguments};
@@ -182,4 +183,39 @@ fn a_sync_that_takes_long_delays_confirms_and_nothing_else() {
     drop(tracer);
     drop((publisher, other, idle));
     process.stop();
+}
+
+#[test]
+fn an_order_that_waits_for_the_log_when_it_fails_is_503() {
+    let program = Program::start(&[]);
+    let line = program.line_with("listening for http ");
+    let address = line.rsplit_once("address=").unwrap().1.trim().to_owned();
+    program.line_with("ready to accept connections");
+    let ask = |method: &str, path: &str, body: &str| {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let body = r#"{"every": "1000h", "routing_key": "q"}"#;
+    let made = ask("PUT", "/api/schedules/%2F/a", body);
+    assert!(made.starts_with("HTTP/1.1 200 "), "{made}");
+    let pid = Pid::from_child(&program.child);
+    let Some(_tracer) = Tracer::attach(pid, "error=EIO:when=1") else {
+        return left_out("an_order_that_waits_for_the_log_when_it_fails_is_503");
+    };
+    // Nobody else is connected: the process may not be gone before the answer is.
+    let answer = ask("PUT", "/api/schedules/%2F/b", body);
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let reason = "the broker has stopped before it was known whether this is safe";
+    assert!(answer.contains(r#""error":"unavailable""#) && answer.contains(reason));
 }
