@@ -72,7 +72,7 @@ impl Witness for Heard {
 fn a_rhythm_appears_with_its_first_schedule_and_vanishes_with_its_last() {
     let mut desk = Desk::new("2026-11-23T10:00:00Z");
     desk.put(&[("name", "old"), ("cron", "@daily")]);
-    desk.put(&[("name", "no-rhythm"), ("every", "1h")]);
+    desk.put(&[("name", "interval"), ("every", "1h")]);
     let heard = Arc::new(Heard::default());
     desk.registry.tell_rhythms(Arc::clone(&heard) as _);
     let news = |desk: &mut Desk, headers: &[(&str, &str)]| {
