@@ -96,9 +96,9 @@ async fn add_rhythm(
     jobs: &JobScheduler,
     rhythm: &Rhythm,
     now: Wall,
-    mut what: impl FnMut() + Send + Sync + 'static,
+    what: impl FnMut() + Send + Sync + 'static,
 ) -> Result<(), JobSchedulerError> {
-    jobs.add(job(rhythm, now, move || what())?).await?;
+    jobs.add(job(rhythm, now, what)?).await?;
     Ok(())
 }
 
