@@ -68,6 +68,9 @@ impl Witness for Heard {
     }
 }
 
+/// The headers of an order, and what is heard of rhythms.
+type Row<'a> = (&'a [(&'a str, &'a str)], Vec<String>);
+
 #[test]
 fn a_rhythm_appears_with_its_first_schedule_and_vanishes_with_its_last() {
     let mut desk = Desk::new("2026-11-23T10:00:00Z");
@@ -81,7 +84,7 @@ fn a_rhythm_appears_with_its_first_schedule_and_vanishes_with_its_last() {
     };
     let (daily, hourly) = ("UTC 0 0 0 * * *", "UTC 0 0 * * * *");
     #[rustfmt::skip]
-    let table: [(&[(&str, &str)], Vec<String>); 8] = [
+    let table: [Row<'_>; 8] = [
         (&[("name", "a"), ("cron", "@hourly")],     vec![format!("+{daily}"), format!("+{hourly}")]), // daily was there
         (&[("name", "b"), ("cron", "0 0 * * * *")], vec![]),
         (&[("name", "a"), ("cron", "0 * * * *")],   vec![]), // the same in other words
