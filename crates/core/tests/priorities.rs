@@ -491,6 +491,7 @@ fn a_place_with_a_priority_where_there_are_none_is_refused() {
                 bytes: 1,
             }],
             expiring: Vec::new(),
+            retries: Vec::new(),
         }],
     };
     let refused = BrokerTest::recovered(recovered).err();
