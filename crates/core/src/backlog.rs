@@ -63,15 +63,11 @@ impl Vhost {
         if safe > self.durable
             && let Some(queue) = self.queues.get_mut(id)
         {
-            // With priorities each level counts for itself, so there is no number from which on: all
-            // that is there waits.
-            let number = if queue.rules.priority_max.is_some() {
-                Seq(0)
-            } else {
-                Seq(queue.next_place(&message).number())
-            };
+            let number = Seq(queue.next_place(&message).number());
+            if !queue.logged.holds() {
+                self.logging.push(id);
+            }
             queue.logged.hold(number, safe);
-            self.logging.push(id);
         }
         self.offer(id, message, fx);
     }

@@ -47,7 +47,7 @@ const BURIED_AT_ONCE: usize = 1_000;
 
 impl Reason {
     /// As it stands in `x-death`.
-    const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
             Self::Expired => "expired",
@@ -76,6 +76,7 @@ impl Vhost {
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
+        fx.note_death(&queue.name, Some(entry.seq), reason);
         if let Some(deadlines) = &mut queue.deadlines {
             deadlines.forget(entry.seq);
         }
@@ -116,6 +117,7 @@ impl Vhost {
         if let Some(queue) = self.queues.get(id)
             && let Some(to) = &queue.rules.dead_letter
         {
+            fx.note_death(&queue.name, None, reason);
             let death = Death {
                 queue: Arc::clone(&queue.name),
                 place: None,
@@ -199,12 +201,15 @@ impl Vhost {
         let user = Arc::from("");
         let held = self.hold_on_the_way(&user, &letter.message, &[], fx);
         let queues = std::mem::take(&mut self.router.queues);
-        let safe = self.record_letter(settled, &letter.message, &queues, &held, fx);
+        let leaves_log = settled.is_some();
+        let recorded = self.record_letter(settled, &letter.message, &queues, &held, fx);
+        // What comes from nowhere to which a crash would bring it back is as if it were published.
+        let safe = if leaves_log { recorded } else { Lsn(0) };
         for &id in &queues {
-            self.offer(id, letter.message.clone(), fx);
+            self.offer_when(id, letter.message.clone(), safe, fx);
         }
         self.router.queues = queues;
-        self.await_all(held, safe, fx);
+        self.await_all(held, recorded, fx);
     }
 
     /// One record: out of its queue and into the others, or to where it waits.

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use leveret_codec::Method;
 use slotmap::SecondaryMap;
 
+use crate::dead_letter::Reason;
 use crate::error::{AmqpError, ReplyCode};
 use crate::event::Event;
-use crate::ids::{ConnectionId, Lsn};
+use crate::ids::{ConnectionId, Lsn, Seq};
 use crate::log::Fetch;
 use crate::message::Message;
 use crate::record::{Fact, Record};
@@ -30,6 +31,21 @@ pub struct Effects {
     pub reading: Vec<(ConnectionId, bool)>,
     /// Large things to drop where it holds nobody up.
     pub garbage: Vec<Vec<Message>>,
+    /// Messages that queues got rid of, in order, for simulations that want to know.
+    #[doc(hidden)]
+    pub deaths: Option<Vec<Died>>,
+}
+
+/// A message that a queue got rid of.
+#[doc(hidden)]
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Died {
+    /// The queue.
+    pub queue: Arc<str>,
+    /// Its place there; none if it never got in.
+    pub place: Option<Seq>,
+    /// As it stands in `x-death`.
+    pub reason: &'static str,
 }
 
 /// One thing to write to a connection. Its writer encodes it.
@@ -194,6 +210,17 @@ impl Effects {
         let lsn = Lsn(last.0 + 1);
         self.records.push(Record { lsn, fact });
         lsn
+    }
+
+    /// Somebody may want to know that a message died.
+    pub(crate) fn note_death(&mut self, queue: &Arc<str>, place: Option<Seq>, reason: Reason) {
+        if let Some(deaths) = &mut self.deaths {
+            deaths.push(Died {
+                queue: Arc::clone(queue),
+                place,
+                reason: reason.as_str(),
+            });
+        }
     }
 
     /// Sends a method on a channel.

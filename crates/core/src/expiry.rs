@@ -123,6 +123,7 @@ impl Vhost {
         } else if queue.index.drop_away(seq).is_some() {
             self.metrics.expired += 1;
             queue.forget_past(seq);
+            fx.note_death(&queue.name, Some(seq), Reason::Expired);
             let fact = queue.settled(seq);
             self.record(fact, fx);
         }

@@ -56,7 +56,7 @@ mod vhost;
 
 pub use broker::{Broker, Limits, Options, Totals};
 pub use delayed::Ordered;
-pub use effect::{Effects, Outbound};
+pub use effect::{Died, Effects, Outbound};
 pub use error::{AmqpError, ReplyCode, Scope};
 pub use event::Event;
 pub use ids::{ConnectionId, Lsn, Mono, Now, QueueNumber, Seq, Wall};

@@ -565,6 +565,11 @@ impl Vhost {
     pub(crate) fn end_turn(&mut self, fx: &mut Effects) {
         self.unpark_due(fx);
         self.bury(fx);
+        // A dead letter may be what somebody waits for.
+        while !self.getters.is_empty() && !self.burying {
+            self.unpark_due(fx);
+            self.bury(fx);
+        }
         self.tell_scheduler(fx);
         self.flush_confirms(fx);
     }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{
-    BrokerTest, Chan, headers, keys, message_with, persistent, queue_declare_with, table,
+    BrokerTest, Chan, Log, headers, keys, message_with, persistent, queue_declare_with, table,
 };
 use leveret_codec::{FieldTable, FieldValue, Properties, QueueDeclare};
 use leveret_core::{Fact, Message, Outcome, Wall};
@@ -425,4 +425,93 @@ fn a_routing_key_that_is_too_long_is_cut_between_characters() {
     let message = fetch(&mut t, ch, "dead");
     assert_eq!(message.routing_key(), "\u{e9}".repeat(127));
     assert!(Message::from_block(message.block()).is_some());
+}
+
+/// Durable queue `q`, whose dead letters go to queue `dead`, and a consumer of that.
+fn lasting(dead: QueueDeclare<'static>) -> (BrokerTest, Chan, Chan) {
+    let mut t = BrokerTest::new();
+    let ch = t.client();
+    let arguments = [
+        ("x-dead-letter-exchange", "".into()),
+        ("x-dead-letter-routing-key", "dead".into()),
+    ];
+    let declare = QueueDeclare {
+        durable: true,
+        ..queue_declare_with("q", arguments)
+    };
+    t.method(ch, declare);
+    t.method(ch, dead);
+    let reader = t.client();
+    t.consume(reader, "dead", "reader");
+    t.heard(ch);
+    t.heard(reader);
+    (t, ch, reader)
+}
+
+/// Once it was delivered at once. After a crash in which its record was lost the message was back
+/// in its old queue, died again, and its letter was delivered for the first time twice.
+#[test]
+fn a_dead_letter_is_seen_when_it_cannot_come_again() {
+    for durable in [true, false] {
+        let (mut t, ch, reader) = lasting(QueueDeclare {
+            durable,
+            ..queue_declare_with("dead", [])
+        });
+        t.publish_persistent(ch, "", "q", "m");
+        t.get(ch, "q");
+        t.log = Log::Held;
+        t.discard(ch, 1);
+        t.publish(ch, "dead", "behind it");
+        assert_eq!(t.heard(reader), [""; 0], "its record is not safe");
+        t.sync();
+        assert_eq!(
+            t.heard(reader),
+            ["reader: #1 m", "reader: #2 behind it"],
+            "durable: {durable}"
+        );
+    }
+}
+
+/// Nothing of it is in the log, so nothing can come back.
+#[test]
+fn a_transient_dead_letter_waits_for_nothing() {
+    let (mut t, ch, reader) = lasting(queue_declare_with("dead", []));
+    t.publish(ch, "q", "m");
+    t.get(ch, "q");
+    t.log = Log::Held;
+    t.discard(ch, 1);
+    assert_eq!(t.heard(reader), ["reader: #1 m"]);
+}
+
+/// Numbers begin anew with each priority: once the second letter here was below what the first one
+/// held back.
+#[test]
+fn a_dead_letter_of_higher_priority_waits_for_its_record_too() {
+    let (mut t, ch, reader) = lasting(QueueDeclare {
+        durable: true,
+        ..queue_declare_with("dead", [("x-max-priority", 9.into())])
+    });
+    for (priority, body) in [(1, "low"), (5, "high")] {
+        let properties = Properties {
+            priority: Some(priority),
+            ..persistent()
+        };
+        t.publish_with(ch, message_with("", "q", properties, body), false);
+    }
+    for body in ["a", "b", "c"] {
+        let properties = Properties {
+            priority: Some(1),
+            ..persistent()
+        };
+        t.publish_with(ch, message_with("", "dead", properties, body), false);
+    }
+    t.get(ch, "q");
+    t.get(ch, "q");
+    t.heard(reader);
+    t.log = Log::Held;
+    t.discard(ch, 1);
+    t.discard(ch, 2);
+    assert_eq!(t.heard(reader), [""; 0]);
+    t.sync();
+    assert_eq!(t.heard(reader), ["reader: #4 high", "reader: #5 low"]);
 }

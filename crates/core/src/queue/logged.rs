@@ -102,8 +102,16 @@ impl Logged {
     }
 
     /// The next message, with this number, is what the broker itself publishes, and nobody may see
-    /// it before its record is safe: without that the broker publishes it again after a crash.
+    /// it before its record is safe: without that the broker publishes it again after a crash. Waits
+    /// until the records of those before it are safe, too.
     pub(crate) fn hold(&mut self, number: Seq, safe: Lsn) {
+        // Another priority may be at lower numbers: whoever waits for less waits for this as well.
+        for (_, from) in self.held.iter_mut().rev() {
+            if *from <= number {
+                break;
+            }
+            *from = number;
+        }
         if self.held.back().is_none_or(|&(last, _)| last < safe) {
             self.held.push_back((safe, number));
         }
