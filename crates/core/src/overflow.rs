@@ -41,9 +41,12 @@ impl Vhost {
     }
 
     /// Makes room in a queue that has become too long: the first in line goes, whether it is ready or
-    /// waits to be delivered again.
+    /// waits to be delivered again. One that says no to what is new lets go of nothing: what comes
+    /// back to it stays, however many that are.
     pub(crate) fn drop_excess(&mut self, id: QueueId, fx: &mut Effects) {
+        let mut dropped = false;
         while let Some(queue) = self.queues.get_mut(id)
+            && queue.rules.overflow == Overflow::DropHead
             && queue.rules.is_over(queue.len(), queue.body_bytes())
         {
             let Some(entry) = queue.pop_first() else {
@@ -51,8 +54,17 @@ impl Vhost {
                 self.look_ahead(id, fx);
                 return;
             };
+            dropped = true;
             self.metrics.overflowed += 1;
             self.die(id, entry, Reason::MaxLength, fx);
+        }
+        if dropped
+            && self
+                .queues
+                .get(id)
+                .is_some_and(|q| q.durable && !q.consumers.is_empty())
+        {
+            self.look_ahead(id, fx); // what is first now may be away
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::vhost::{Vhost, scanned};
 impl Vhost {
     /// Removes a queue with its messages and bindings and cancels its consumers.
     pub(crate) fn delete_queue(&mut self, id: QueueId, fx: &mut Effects) {
+        self.bury(fx); // what died in it before is not lost with it
         let consumers = self
             .queues
             .get(id)
@@ -45,7 +46,7 @@ impl Vhost {
             connection.exclusive.remove(&id);
         }
         if queue.durable {
-            self.record(
+            self.remove(
                 Fact::QueueDeleted {
                     queue: queue.logged.number,
                     name: Arc::clone(&queue.name),
@@ -141,7 +142,7 @@ impl Vhost {
             self.work += 1;
             self.router.topology_changed();
             if exchange.durable {
-                self.record(
+                self.remove(
                     Fact::ExchangeDeleted {
                         name: Arc::clone(&exchange.name),
                     },
@@ -171,7 +172,7 @@ impl Vhost {
         }
         self.work += 1;
         if let Some(fact) = self.binding_fact(binding) {
-            self.record(Fact::Unbound(fact), fx);
+            self.remove(Fact::Unbound(fact), fx);
         }
         self.router.topology_changed();
         let source = self.exchanges.get_mut(binding.source)?;

@@ -91,6 +91,8 @@ pub(crate) struct Vhost {
     pub(crate) confirms_waiting: Vec<ChannelKey>,
     /// The last record about an exchange, a queue or a binding.
     defined: Lsn,
+    /// The last record of something that is gone.
+    pub(crate) removed: Lsn,
     /// Channels that wait for the log with an answer.
     pub(crate) awaiting_log: AwaitingLog,
     /// Channels that waited for a message and may have it now.
@@ -150,6 +152,7 @@ impl Vhost {
             confirming: Vec::new(),
             confirms_waiting: Vec::new(),
             defined: Lsn(0),
+            removed: Lsn(0),
             awaiting_log: AwaitingLog::default(),
             getters: Vec::new(),
             deaths: VecDeque::new(),
@@ -530,6 +533,13 @@ impl Vhost {
     pub(crate) fn define(&mut self, fact: Fact, fx: &mut Effects) -> Lsn {
         self.defined = self.record(fact, fx);
         self.defined
+    }
+
+    /// Emits a record of something that is gone from here on and returns its number. Who finds it
+    /// gone can rely on that once the record is safe.
+    pub(crate) fn remove(&mut self, fact: Fact, fx: &mut Effects) -> Lsn {
+        self.removed = self.record(fact, fx);
+        self.removed
     }
 
     /// The record that everything durable which is defined now can be relied upon with; nothing is

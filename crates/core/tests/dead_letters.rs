@@ -515,3 +515,32 @@ fn a_dead_letter_of_higher_priority_waits_for_its_record_too() {
     t.sync();
     assert_eq!(t.heard(reader), ["reader: #4 high", "reader: #5 low"]);
 }
+
+/// Once the queue was gone in the log before the message was that had died in it: a crash in between
+/// lost the letter, and the log said of a message that it left a queue that was not there.
+#[test]
+fn what_dies_in_a_queue_before_its_end_is_not_lost_with_it() {
+    let mut t = BrokerTest::new();
+    let ch = t.client();
+    let arguments = [
+        ("x-message-ttl", 10.into()),
+        ("x-expires", 20.into()),
+        ("x-dead-letter-exchange", "".into()),
+        ("x-dead-letter-routing-key", "dead".into()),
+    ];
+    let declare = QueueDeclare {
+        durable: true,
+        ..queue_declare_with("q", arguments)
+    };
+    t.method(ch, declare);
+    t.durable_queue(ch, "dead");
+    t.publish_persistent(ch, "", "q", "m");
+    t.facts();
+    t.pass_ms(30); // both at once
+    let facts = t.facts();
+    assert!(
+        matches!(facts[..], [Fact::Together(_), Fact::QueueDeleted { .. }]),
+        "{facts:?}"
+    );
+    assert_eq!(t.bodies("dead"), ["m"]);
+}

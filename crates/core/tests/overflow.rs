@@ -2,8 +2,10 @@
 
 mod common;
 
+use common::kept::Kept;
 use common::{BrokerTest, Chan, Log, queue_declare_with};
-use leveret_codec::{FieldValue, QueueDeclare};
+use leveret_codec::{BasicQos, FieldValue, QueueDeclare};
+use leveret_core::Limits;
 
 fn queue<const N: usize>(arguments: [(&str, FieldValue); N]) -> (BrokerTest, Chan) {
     let mut t = BrokerTest::new();
@@ -139,4 +141,54 @@ fn a_transaction_that_a_full_queue_refuses_is_told_so() {
     t.tx_commit(ch);
     t.expect_close(ch, 406, "PRECONDITION_FAILED - partial tx completion");
     assert_eq!(t.bodies("q"), ["a"]);
+}
+
+/// Once what came back was dropped for it, as if the queue were one that drops.
+#[test]
+fn a_queue_that_says_no_keeps_what_comes_back() {
+    let (mut t, ch) = queue([
+        ("x-max-length", 1.into()),
+        ("x-overflow", "reject-publish".into()),
+    ]);
+    t.publish(ch, "q", "a");
+    t.get(ch, "q");
+    t.publish(ch, "q", "b");
+    t.requeue(ch, 1);
+    assert_eq!(t.bodies("q"), ["a", "b"]);
+}
+
+/// Once the queue stood still until somebody published again: what was dropped was all that was not
+/// in the log alone, and nobody asked for the rest.
+#[test]
+fn what_follows_a_dropped_message_is_asked_for() {
+    let mut t = BrokerTest::with_limits(Limits {
+        queue_memory_max: 8_000,
+        ..Limits::default()
+    });
+    let ch = t.client();
+    let mut kept = Kept::default();
+    let declare = QueueDeclare {
+        durable: true,
+        ..queue_declare_with("q", [("x-max-length", 5.into())])
+    };
+    t.method(ch, declare);
+    let qos = BasicQos {
+        prefetch_count: 1,
+        ..BasicQos::default()
+    };
+    t.method(ch, qos);
+    t.consume(ch, "q", "tag");
+    t.heard(ch);
+    for n in 0..6 {
+        t.publish_persistent(ch, "", "q", &format!("{n:<3000}"));
+    }
+    kept.take_in(&mut t);
+    assert!(t.broker.metrics().paged_out > 0, "the last are away");
+    t.publish_persistent(ch, "", "q", "the next");
+    t.heard(ch);
+    t.take_deliveries();
+    kept.answer_all(&mut t);
+    t.ack(ch, 1);
+    kept.answer_all(&mut t);
+    assert!(t.take_delivery().body().starts_with(b"2"));
 }

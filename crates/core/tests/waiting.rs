@@ -96,6 +96,39 @@ fn what_is_there_already_is_confirmed_when_its_record_is_safe() {
     );
 }
 
+/// Once it was answered at once, and a crash brought back what both had been told was gone.
+#[test]
+fn what_somebody_else_has_removed_is_gone_when_that_record_is_safe() {
+    let unbind = QueueUnbind {
+        queue: short("q"),
+        exchange: short("x"),
+        ..QueueUnbind::default()
+    };
+    let purge = QueuePurge {
+        queue: short("q"),
+        ..QueuePurge::default()
+    };
+    let delete_exchange = ExchangeDelete {
+        exchange: short("x"),
+        ..ExchangeDelete::default()
+    };
+    let rows: [(Method<'static>, &str); 4] = [
+        (unbind.into(), "queue.unbind-ok"),
+        (purge.into(), "queue.purge-ok 0"),
+        (delete("q").into(), "queue.delete-ok 0"),
+        (delete_exchange.into(), "exchange.delete-ok"),
+    ];
+    for (method, answer) in rows {
+        let (mut t, c) = slow_log();
+        let other = t.client();
+        assert_eq!(t.ask(c, method.clone()), [""; 0]);
+        assert_eq!(t.ask(other, method.clone()), [""; 0], "{answer} too early");
+        t.sync();
+        assert_eq!(t.heard(other), [answer]);
+        assert_eq!(t.ask(other, method), [answer], "nothing is new");
+    }
+}
+
 #[test]
 fn what_is_transient_is_answered_at_once() {
     let (mut t, c) = slow_log();

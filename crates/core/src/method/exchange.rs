@@ -185,6 +185,7 @@ impl Vhost {
         }
         self.permit(from.connection, Access::Configure, named)?;
         let before = self.lsn;
+        let mut due = self.removed;
         if let Some(&id) = self.exchange_names.get(name.as_str()) {
             if m.if_unused && self.bindings.any_from(id) {
                 return Err(AmqpError::precondition_failed(format_args!(
@@ -192,9 +193,9 @@ impl Vhost {
                 )));
             }
             self.delete_exchange(id, fx);
+            due = if self.lsn > before { self.lsn } else { Lsn(0) };
         }
         if !m.no_wait {
-            let due = if self.lsn > before { self.lsn } else { Lsn(0) };
             self.answer(from, due, ExchangeDeleteOk {}, fx);
         }
         Ok(())
@@ -330,7 +331,7 @@ impl Vhost {
     ) -> Result<Lsn, AmqpError> {
         self.permit_binding(from, names)?;
         let Some(&source) = self.exchange_names.get(names.source) else {
-            return Ok(Lsn(0));
+            return Ok(self.removed);
         };
         let destination = if names.to_queue {
             self.queue_names
@@ -342,7 +343,7 @@ impl Vhost {
                 .map(|&id| Destination::Exchange(id))
         };
         let Some(destination) = destination else {
-            return Ok(Lsn(0));
+            return Ok(self.removed);
         };
         let binding = Binding {
             source,
@@ -356,11 +357,9 @@ impl Vhost {
             }
             let before = self.lsn;
             self.remove_binding(&binding, fx);
-            if self.lsn > before {
-                return Ok(self.lsn);
-            }
+            return Ok(if self.lsn > before { self.lsn } else { Lsn(0) });
         }
-        Ok(Lsn(0))
+        Ok(self.removed)
     }
 
     fn permit_binding(&self, from: Origin, names: &BindingNames<'_>) -> Result<(), AmqpError> {

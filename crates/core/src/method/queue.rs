@@ -262,7 +262,8 @@ impl Vhost {
         let Some(queue) = self.queues.get_mut(id) else {
             return Ok(());
         };
-        let places = if queue.durable {
+        let durable = queue.durable;
+        let places = if durable {
             queue.places()
         } else {
             Vec::new()
@@ -283,13 +284,13 @@ impl Vhost {
         if !removed.is_empty() {
             fx.garbage.push(removed);
         }
-        let mut due = Lsn(0);
+        let mut due = if durable { self.removed } else { Lsn(0) };
         if !places.is_empty() {
             let fact = Fact::Purged {
                 queue: number,
                 places,
             };
-            due = self.record(fact, fx);
+            due = self.remove(fact, fx);
         }
         self.wake_getters(id);
         if !m.no_wait {
@@ -342,7 +343,7 @@ impl Vhost {
         };
         let Some(id) = id else {
             if !m.no_wait {
-                fx.method(from.connection, from.number, ok);
+                self.answer(from, self.removed, ok, fx);
             }
             return Ok(());
         };
