@@ -9,13 +9,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use leveret_codec::{
     ChannelCloseOk, ConnectionCloseOk, ConnectionOpen, ConnectionStartOk, ConnectionTuneOk,
     FRAME_BODY, FRAME_HEADER, FRAME_HEARTBEAT, FRAME_METHOD, FRAME_OVERHEAD, FieldTable,
-    FieldValue, LongStr, Method, PROTOCOL_HEADER, RawTable, ShortStr, encode_body, encode_header,
-    encode_heartbeat, encode_method, parse_content_header, split_frame,
+    FieldValue, LongStr, Method, PROTOCOL_HEADER, Properties, RawTable, ShortStr, encode_body,
+    encode_header, encode_heartbeat, encode_method, parse_content_header, split_frame,
 };
 use leveret_core::{ConnectionId, Outbound};
 
 use crate::dice::Dice;
 use crate::history::{self, History};
+use crate::letters::past_of;
 use crate::model::{Checked, Published, Said, Violation, body};
 use crate::network::Link;
 use crate::violation;
@@ -502,9 +503,11 @@ impl Client {
         match heard {
             Heard::Heartbeat => {}
             Heard::Method(number, method) => self.understand_method(number, method, history),
-            Heard::Content(number, method, _, _, content) => {
+            Heard::Content(number, method, flags, raw, content) => {
                 let id = content.first_chunk().map(|id| u64::from_be_bytes(*id));
-                self.understand_content(number, &method, id, history);
+                let properties = Properties::parse(flags, &raw).unwrap_or_default();
+                let past = past_of(properties.headers.as_ref());
+                self.understand_content(number, &method, (id, past), history);
             }
         }
     }
@@ -545,6 +548,9 @@ impl Client {
                         let id = channel.id;
                         history.note(history::Event::Confirmed(id, m.delivery_tag, m.multiple));
                     }
+                    Method::BasicNack(m) => {
+                        history.note(history::Event::Refused(channel.id, m.delivery_tag));
+                    }
                     Method::BasicConsumeOk(m) => {
                         if m.consumer_tag.starts_with("amq.ctag-")
                             && let Some(consumer) = channel.starting.pop_front()
@@ -577,7 +583,7 @@ impl Client {
         &mut self,
         number: u16,
         method: &Method<'static>,
-        id: Option<u64>,
+        (id, past): (Option<u64>, String),
         history: &mut History,
     ) {
         let Some(channel) = self.channels.get_mut(&number) else {
@@ -604,6 +610,7 @@ impl Client {
                 channel: channel.id,
                 queue,
                 id,
+                past,
                 redelivered,
             });
         }

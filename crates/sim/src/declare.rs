@@ -9,6 +9,7 @@ use leveret_codec::{
 use leveret_core::{ConnectionId, Fact, Lsn, QueueNumber};
 
 use crate::model::{Model, Obeyed, Queue, Trouble};
+use crate::rules::Rules;
 use crate::topology::{Binding, Exchange};
 use crate::violation;
 
@@ -85,6 +86,7 @@ impl Model {
         let integer = |name| arguments.get(name).and_then(|value| value.as_i64());
         let expires = integer("x-expires").and_then(|ms| u64::try_from(ms).ok());
         let priority_max = integer("x-max-priority").and_then(|max| u8::try_from(max).ok());
+        let rules = Rules::of(&arguments);
         let exclusive = m.exclusive.then_some(id);
         let durable = m.durable && !m.exclusive;
         if m.passive {
@@ -99,7 +101,8 @@ impl Model {
                 return Err(Trouble::Refused(405));
             }
             let current = (queue.durable, queue.auto_delete, queue.expires);
-            if current != (durable, m.auto_delete, expires) || queue.priority_max != priority_max {
+            let same = queue.priority_max == priority_max && queue.rules == rules;
+            if current != (durable, m.auto_delete, expires) || !same {
                 return Err(Trouble::Refused(406));
             }
         } else {
@@ -120,6 +123,9 @@ impl Model {
                 exclusive,
                 expires,
                 priority_max,
+                rules,
+                may_be_long: false,
+                held: Vec::new(),
                 used: 0,
                 ready: Default::default(),
                 consumers: Vec::new(),
@@ -176,6 +182,13 @@ impl Model {
             (ready, durable) = (queue.ready.len(), queue.durable);
             self.count("deleted queues", 1);
         }
+        if !self.queues.contains_key(&name) {
+            if !m.no_wait {
+                let due = self.removed;
+                self.answer_when(id, number, due, QueueDeleteOk::default());
+            }
+            return Ok(());
+        }
         // The answer comes before what its consumers are told.
         let waits = durable && !m.no_wait;
         if waits {
@@ -200,11 +213,13 @@ impl Model {
         let queue = self.open_queue(id, &name)?;
         let message_count = std::mem::take(&mut queue.ready).len() as u32;
         queue.woken = true;
+        let durable = queue.durable;
         let recorded = queue.number.filter(|_| message_count > 0);
-        let mut due = None;
+        let mut due = self.removed.filter(|_| durable);
         if let Some(number) = recorded {
             let is = |fact: &Fact| matches!(fact, Fact::Purged { queue, .. } if *queue == number);
             due = Some(self.record_of("a purge", is)?);
+            self.removed = self.removed.max(due);
         }
         self.count("purged", message_count.into());
         if !m.no_wait {
@@ -272,7 +287,8 @@ impl Model {
     /// Returns the record that makes it last, if it does.
     fn unbind(&mut self, id: ConnectionId, binding: &Binding) -> Result<Option<Lsn>, Trouble> {
         self.check_ends(binding)?;
-        let mut last = None;
+        // Somebody else may have removed it.
+        let mut last = self.removed;
         if self.topology.bindings.contains(binding) {
             if binding.to_queue {
                 self.open_queue(id, &binding.destination)?;
@@ -281,6 +297,7 @@ impl Model {
                 Fact::Unbound(fact) => Some(fact),
                 _ => None,
             })?;
+            self.removed = self.removed.max(last);
             let exchanges = self.topology.unbind(|other| other == binding);
             last = last.max(self.record_of_ends(&exchanges)?);
             self.count("unbinds", 1);
@@ -390,8 +407,10 @@ impl Model {
         if m.if_unused && used {
             return Err(Trouble::Refused(406));
         }
+        let was_there = self.topology.exchanges.contains_key(m.exchange.as_str());
         let gone = self.topology.delete(&m.exchange);
-        let due = self.record_of_ends(&gone)?;
+        let ends = self.record_of_ends(&gone)?;
+        let due = if was_there { ends } else { self.removed };
         if !m.no_wait {
             self.answer_when(id, number, due, ExchangeDeleteOk {});
         }

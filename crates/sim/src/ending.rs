@@ -52,7 +52,10 @@ impl Model {
         self.cancel_all(id, number)?;
         let connection = self.connections.get_mut(&id);
         if let Some(Some(channel)) = connection.and_then(|c| c.channels.remove(&number)) {
-            self.requeue(channel.held().cloned().collect());
+            let mut held: Vec<_> = channel.held_by_tag().collect();
+            held.sort_by_key(|(tag, _)| *tag);
+            let held = held.into_iter().map(|(_, unacked)| unacked.clone());
+            self.requeue(held.collect(), true)?;
             self.eat()?;
         }
         Ok(())
@@ -87,6 +90,9 @@ impl Model {
 
     /// Removes a queue. Returns the last record about it.
     pub(crate) fn delete_queue(&mut self, name: &str) -> Result<Option<Lsn>, Violation> {
+        if self.queues.contains_key(name) {
+            self.bury()?; // what died in it before
+        }
         let Some(queue) = self.queues.remove(name) else {
             return Ok(None);
         };
@@ -107,6 +113,7 @@ impl Model {
             let is =
                 |fact: &Fact| matches!(fact, Fact::QueueDeleted { queue, .. } if *queue == number);
             last = Some(self.record_of("a queue's end", is)?);
+            self.removed = self.removed.max(last);
         }
         let exchanges = self
             .topology

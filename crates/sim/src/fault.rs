@@ -5,16 +5,18 @@
 
 use std::collections::BTreeSet;
 
-use leveret_codec::{ContentHeader, FieldTable, Method};
+use leveret_codec::{ContentHeader, FieldTable, FieldValue, Method, Properties, RawTable};
 use leveret_core::broker::Options;
 use leveret_core::log::Recovered;
 use leveret_core::{
-    Broker, Command, ConnectionId, Effects, Input, Message, Now, Outbound, Outcome,
+    Broker, Command, ConnectionId, Effects, Fact, Input, Message, Mono, Now, Outbound, Outcome,
 };
 
 use crate::dice::Dice;
+use crate::letters::past_of_message;
 use crate::log::Sends;
 use crate::model::Checked;
+use crate::rules::Rules;
 use crate::violation;
 
 /// A mistake.
@@ -76,11 +78,29 @@ pub enum Fault {
     LoseFetched,
     /// Messages have no priority.
     IgnorePriority,
+    /// Messages expire before their time.
+    ExpireEarly,
+    /// Nothing expires when it is due.
+    NeverExpire,
+    /// What is new is dropped in place of what is old.
+    DropNewest,
+    /// Of a death and its dead letter the log has the death alone.
+    LoseLetter,
+    /// Of a death and its dead letter the log has the letter alone.
+    DoubleLetter,
+    /// A dead letter is delivered before its record is safe.
+    EarlyLetter,
+    /// `x-death` counts one too many.
+    WrongDeathCount,
+    /// One failed delivery less is the end of a message.
+    WrongDeliveryLimit,
+    /// Nobody is told that a queue was full.
+    DropNack,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 37] = [
         Self::DropDelivery,
         Self::DuplicateDelivery,
         Self::SwapDeliveries,
@@ -109,6 +129,15 @@ impl Fault {
         Self::EarlyCancel,
         Self::LoseFetched,
         Self::IgnorePriority,
+        Self::ExpireEarly,
+        Self::NeverExpire,
+        Self::DropNewest,
+        Self::LoseLetter,
+        Self::DoubleLetter,
+        Self::EarlyLetter,
+        Self::WrongDeathCount,
+        Self::WrongDeliveryLimit,
+        Self::DropNack,
     ];
 }
 
@@ -128,6 +157,8 @@ impl Fault {
                 | Self::LosePublish
                 | Self::IgnorePriority
                 | Self::WrongProperties
+                | Self::NeverExpire
+                | Self::DropNack
                 | Self::EarlyCommand
                 | Self::LoseWaiting
         )
@@ -159,7 +190,7 @@ impl Machine {
     pub fn new(options: Options, fault: Option<Fault>, dice: &mut Dice) -> Self {
         Self {
             broker: Broker::new(options),
-            fx: Effects::new(),
+            fx: effects(),
             fault,
             patience: dice.between(0..=3),
             happened: false,
@@ -176,7 +207,7 @@ impl Machine {
     pub fn restart(&mut self, options: Options, recovered: Recovered, now: Now) -> Checked {
         self.broker = Broker::recover(options, recovered, now)
             .map_err(|error| violation!("the broker does not start: {error}"))?;
-        self.fx = Effects::new();
+        self.fx = effects();
         self.open.clear();
         self.waiting.clear();
         Ok(())
@@ -186,9 +217,15 @@ impl Machine {
     pub fn handle(&mut self, now: Now, mut input: Input) -> Sends {
         let forgotten = self.fault.is_some() && self.tamper_with_input(&mut input);
         let declares = self.declares(&input);
+        let metrics = self.broker.metrics();
+        let before = (metrics.overflowed, metrics.queues_deleted);
+        if self.fault == Some(Fault::ExpireEarly) && !self.happened {
+            self.expire_early(now);
+        }
         if !forgotten {
             self.broker.handle(now, input, &mut self.fx);
         }
+        self.happened |= self.has_misjudged(before);
         let mut sends = Sends::new();
         self.fx.drain_sends(|id, batch| {
             sends.insert(id, batch.drain(..).collect());
@@ -201,6 +238,30 @@ impl Machine {
             self.tamper_with_output(now, &mut sends);
         }
         sends
+    }
+
+    /// What is due within the next minute expires now.
+    fn expire_early(&mut self, now: Now) {
+        let soon = |at: &Mono| (now.mono.0 + 1..now.mono.0 + 60_000).contains(&at.0);
+        if let Some(mono) = self.broker.next_timer().filter(soon) {
+            let early = Now { mono, ..now };
+            self.broker.handle(early, Input::Tick, &mut self.fx);
+        }
+    }
+
+    /// Whether what a fault has done to the rules of a queue, or to the clock, shows by now.
+    fn has_misjudged(&self, (overflowed, deleted): (u64, u64)) -> bool {
+        let died = |reason: &str| {
+            let mut deaths = self.fx.deaths.iter().flatten();
+            deaths.any(|died| died.reason == reason)
+        };
+        let metrics = self.broker.metrics();
+        match self.fault {
+            Some(Fault::ExpireEarly) => died("expired") || metrics.queues_deleted > deleted,
+            Some(Fault::DropNewest) => metrics.overflowed > overflowed,
+            Some(Fault::WrongDeliveryLimit) => died("delivery_limit"),
+            _ => false,
+        }
     }
 
     /// The channel on which an exchange is declared, if that is all there is to do.
@@ -279,7 +340,8 @@ impl Machine {
     /// Changes an input; true if it is not to be handled at all.
     fn tamper_with_input(&mut self, input: &mut Input) -> bool {
         match (self.fault, input) {
-            (Some(Fault::ForgetDrained), Input::Drained(..)) => return self.strikes(),
+            (Some(Fault::ForgetDrained), Input::Drained(..))
+            | (Some(Fault::NeverExpire), Input::Tick) => return self.strikes(),
             (Some(Fault::LoseFetched), Input::Fetched(fetched))
                 if fetched.messages.len() > 1 && self.strikes() =>
             {
@@ -308,6 +370,7 @@ impl Machine {
             }
             (Some(fault), Input::Commands(_, commands)) => {
                 for command in commands {
+                    bend_rules(fault, command);
                     self.note_priorities(command);
                     let fits = match (fault, &*command) {
                         (Fault::BeyondPrefetch, Command::Method { method, .. }) => {
@@ -345,6 +408,29 @@ impl Machine {
         false
     }
 
+    /// Of a record that has a death and its letter only half is written.
+    fn tear_letter(&mut self, fault: Fault) {
+        let letters = |fact: &Fact| letter_in(fact);
+        let at = self
+            .fx
+            .records
+            .iter()
+            .position(|r| letters(&r.fact).is_some());
+        let Some(at) = at.filter(|_| self.strikes()) else {
+            return;
+        };
+        let fact = &mut self.fx.records[at].fact;
+        if let Some((death, letter)) = letter_in(fact)
+            && let Fact::Together(facts) = fact
+        {
+            facts.remove(if fault == Fault::LoseLetter {
+                letter
+            } else {
+                death
+            });
+        }
+    }
+
     fn note_priorities(&mut self, command: &Command) {
         if let Command::Method { method, .. } = command
             && let Method::QueueDeclare(m) = &**method
@@ -360,9 +446,18 @@ impl Machine {
         if fault == Fault::DropRecord && !self.fx.records.is_empty() && self.strikes() {
             self.fx.records.pop();
         }
-        if fault == Fault::EarlyConfirm
-            && let Some(last) = self.fx.records.last().map(|record| record.lsn)
-        {
+        if fault == Fault::LoseLetter || fault == Fault::DoubleLetter {
+            self.tear_letter(fault);
+        }
+        let early = match fault {
+            Fault::EarlyConfirm => true,
+            Fault::EarlyLetter => {
+                let mut records = self.fx.records.iter();
+                records.any(|r| letter_in(&r.fact).is_some()) && self.strikes()
+            }
+            _ => false,
+        };
+        if early && let Some(last) = self.fx.records.last().map(|record| record.lsn) {
             self.broker.handle(now, Input::Durable(last), &mut self.fx);
             let happened = &mut self.happened;
             self.fx.drain_sends(|id, batch| {
@@ -404,6 +499,12 @@ impl Machine {
                         matches!(batch.back(), Some(Outbound::Confirm { .. }))
                     }
                     (Fault::DropReturn, Outbound::Return { .. }) => true,
+                    (Fault::WrongDeathCount, Outbound::Deliver { message, .. }) => {
+                        !past_of_message(message).is_empty()
+                    }
+                    (Fault::DropNack, Outbound::Method { method, .. }) => {
+                        matches!(**method, Method::BasicNack(_))
+                    }
                     (Fault::WrongCount, Outbound::Method { method, .. }) => {
                         matches!(
                             **method,
@@ -419,7 +520,10 @@ impl Machine {
                 };
                 if fits && self.strikes() {
                     match fault {
-                        Fault::DropDelivery | Fault::DropConfirm | Fault::DropReturn => {
+                        Fault::DropDelivery
+                        | Fault::DropConfirm
+                        | Fault::DropReturn
+                        | Fault::DropNack => {
                             batch.remove(at);
                         }
                         Fault::DuplicateDelivery
@@ -445,6 +549,67 @@ impl Machine {
             }
         }
     }
+}
+
+/// Which facts of a record say that a message died and that its letter came to be.
+fn letter_in(fact: &Fact) -> Option<(usize, usize)> {
+    let Fact::Together(facts) = fact else {
+        return None;
+    };
+    let letter = facts.iter().position(|fact| match fact {
+        Fact::Published { message, .. } => !past_of_message(message).is_empty(),
+        _ => false,
+    })?;
+    let death = letter.checked_sub(1)?;
+    matches!(facts[death], Fact::Settled { .. }).then_some((death, letter))
+}
+
+/// Other rules for a queue than were asked for.
+fn bend_rules(fault: Fault, command: &mut Command) {
+    if let Command::Method { method, .. } = command
+        && let Method::QueueDeclare(declare) = &mut **method
+    {
+        let mut arguments = declare.arguments.parse();
+        let mut rules = Rules::of(&arguments);
+        match fault {
+            Fault::DropNewest if rules != Rules::default() && !rules.refuses() => {
+                rules.overflow = Some("reject-publish".to_owned());
+            }
+            Fault::WrongDeliveryLimit => {
+                rules.delivery_limit = rules.delivery_limit.map(|n| if n > 0 { n - 1 } else { n });
+            }
+            _ => return,
+        }
+        rules.write(&mut arguments);
+        declare.arguments = RawTable::from_table(&arguments);
+    }
+}
+
+fn count_once_more(message: &Message) -> Message {
+    let mut properties = message.properties();
+    if let Some(headers) = &mut properties.headers
+        && let Some(FieldValue::Array(mut deaths)) = headers.get("x-death").cloned()
+    {
+        if let Some(FieldValue::Table(last)) = deaths.first_mut() {
+            let count = last.get("count").and_then(FieldValue::as_i64);
+            last.insert("count", FieldValue::I64(count.unwrap_or_default() + 1));
+        }
+        headers.insert("x-death", FieldValue::Array(deaths));
+    }
+    let (key, body) = (message.routing_key(), message.body());
+    put_together(
+        message.exchange(),
+        key,
+        &properties,
+        body,
+        message.priority(),
+    )
+}
+
+fn effects() -> Effects {
+    let mut fx = Effects::new();
+    fx.deaths = Some(Vec::new());
+    fx
 }
 
 fn is_cancel(sent: &Outbound, number: u16) -> bool {
@@ -505,6 +670,7 @@ fn spoil_outbound(fault: Fault, outbound: &mut Outbound) {
             Fault::WrongProperties => {
                 *message = rebuild(message, message.routing_key(), message.body(), false);
             }
+            Fault::WrongDeathCount => *message = count_once_more(message),
             _ => *redelivered = !*redelivered,
         },
         Outbound::Method { method, .. } => match &mut **method {
@@ -553,11 +719,21 @@ fn build(
     let properties = if with_properties {
         properties
     } else {
-        leveret_codec::Properties {
+        Properties {
             headers: Some(FieldTable::default()),
             ..Default::default()
         }
     };
+    put_together(message.exchange(), key, &properties, body, priority)
+}
+
+fn put_together(
+    exchange: &str,
+    key: &str,
+    properties: &Properties,
+    body: &[u8],
+    priority: u8,
+) -> Message {
     let mut raw = Vec::new();
     let flags = properties.encode(&mut raw);
     let header = ContentHeader {
@@ -570,5 +746,5 @@ fn build(
             priority,
         },
     };
-    Message::build(&mut Vec::new(), message.exchange(), key, &header, body)
+    Message::build(&mut Vec::new(), exchange, key, &header, body)
 }

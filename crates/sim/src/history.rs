@@ -30,11 +30,22 @@ pub enum Event {
         queue: String,
         /// Which; `None` if its body is too short to tell.
         id: Option<u64>,
+        /// What it says it has been through; empty if it never died.
+        past: String,
         /// The flag.
         redelivered: bool,
     },
     /// Publishes were confirmed: up to this one if the flag says so.
     Confirmed(u64, u64, bool),
+    /// A message died and went on as a dead letter. The one thing that is told by somebody else.
+    Died {
+        /// Which.
+        id: u64,
+        /// What it has been through since.
+        past: String,
+    },
+    /// A publish was refused by a queue.
+    Refused(u64, u64),
     /// A message came back.
     Returned(u64, Option<u64>),
 }
@@ -70,7 +81,9 @@ impl History {
         let mut published: BTreeMap<u64, (u64, u8)> = BTreeMap::new();
         let mut numbers: BTreeMap<(u64, u64), u64> = BTreeMap::new();
         let mut confirmed: BTreeSet<(u64, u64)> = BTreeSet::new();
-        let mut first: BTreeSet<(String, u64)> = BTreeSet::new();
+        let mut died: BTreeSet<(u64, &str)> = BTreeSet::new();
+        let mut refused: BTreeSet<(u64, u64)> = BTreeSet::new();
+        let mut first: BTreeSet<(String, u64, String)> = BTreeSet::new();
         let mut newest: BTreeMap<(u64, String, u64, u8), u64> = BTreeMap::new();
         let mut confirmed_ids: BTreeSet<u64> = BTreeSet::new();
         for event in &self.events {
@@ -90,18 +103,32 @@ impl History {
                     channel,
                     queue,
                     id: Some(id),
+                    past,
                     redelivered,
                 } => {
                     let Some(&(publisher, mut priority)) = published.get(id) else {
                         return Err(violation!("message {id} came from nowhere"));
                     };
+                    if !past.is_empty() && !died.contains(&(*id, past)) {
+                        return Err(violation!(
+                            "message {id} of '{queue}' says that it has died ({past}), and has not"
+                        ));
+                    }
                     if *redelivered {
                         continue;
                     }
-                    if !first.insert((queue.clone(), *id)) {
+                    // From the third death on there may be two ways to the same past.
+                    let deaths = past.matches(',').count();
+                    let short = deaths < 3 && !past.contains(" 2,") && !past.contains(" 3,");
+                    if (short || past.is_empty())
+                        && !first.insert((queue.clone(), *id, past.clone()))
+                    {
                         return Err(violation!(
-                            "message {id} comes from '{queue}' for the first time twice"
+                            "message {id} ({past}) comes from '{queue}' for the first time twice"
                         ));
+                    }
+                    if !past.is_empty() {
+                        continue; // dead letters come as the messages died
                     }
                     if !self.prioritized.contains(queue) {
                         priority = 0;
@@ -122,6 +149,7 @@ impl History {
                         .range((*channel, from)..=(*channel, *number))
                         .map(|((_, number), _)| *number)
                         .filter(|number| !confirmed.contains(&(*channel, *number)))
+                        .filter(|number| !refused.contains(&(*channel, *number)))
                         .collect();
                     if covered.last() != Some(number) {
                         return Err(violation!(
@@ -131,6 +159,18 @@ impl History {
                     for number in covered {
                         confirmed.insert((*channel, number));
                         confirmed_ids.extend(numbers.get(&(*channel, number)));
+                    }
+                }
+                Event::Died { id, past } => {
+                    died.insert((*id, past));
+                }
+                Event::Refused(channel, number) => {
+                    let known = numbers.contains_key(&(*channel, *number));
+                    let confirmed = confirmed.contains(&(*channel, *number));
+                    if !known || confirmed || !refused.insert((*channel, *number)) {
+                        return Err(violation!(
+                            "publish {number} is refused that is confirmed, or refused, or never was"
+                        ));
                     }
                 }
                 Event::Returned(_, Some(id)) => {
@@ -147,21 +187,25 @@ impl History {
     /// Publishes of this channel that nobody has confirmed.
     #[must_use]
     pub fn unconfirmed(&self, channel: u64) -> u64 {
-        let mut published = 0;
-        let mut confirmed = 0;
+        let mut open: BTreeSet<u64> = BTreeSet::new();
         for event in &self.events {
             match event {
                 Event::Published {
                     channel: on,
                     number: Some(number),
                     ..
-                } if *on == channel => published = *number,
-                Event::Confirmed(on, number, _) if *on == channel => {
-                    confirmed = confirmed.max(*number);
+                } if *on == channel => {
+                    open.insert(*number);
+                }
+                Event::Confirmed(on, number, multiple) if *on == channel => {
+                    open.retain(|n| n != number && !(*multiple && n < number));
+                }
+                Event::Refused(on, number) if *on == channel => {
+                    open.remove(number);
                 }
                 _ => {}
             }
         }
-        published - confirmed
+        open.len() as u64
     }
 }

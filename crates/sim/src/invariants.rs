@@ -46,7 +46,7 @@ pub fn after_step(broker: &Broker, model: &Model) -> Checked {
 fn memory(ready_bytes: usize, all_here: bool, model: &Model) -> Checked {
     let ready = model.queues.values().flat_map(|queue| &queue.ready);
     let (mut least, mut count) = (0, 0);
-    for published in ready.filter_map(|item| model.published.get(item.id as usize)) {
+    for published in ready.filter_map(|item| model.content_of(item)) {
         least += published.body_len
             + published.raw.len()
             + published.exchange.len()
@@ -111,6 +111,9 @@ fn one_holder(model: &Model) -> Checked {
 pub fn at_rest(model: &Model, log: &Log, history: &History, unreported: usize) -> Checked {
     log.check(model)?;
     history.check()?;
+    if let Some(item) = model.has_to_go() {
+        return Err(violation!("{item:?} should have gone"));
+    }
     for (id, connection) in &model.connections {
         if connection.outbox > unreported {
             let outbox = connection.outbox;

@@ -5,8 +5,9 @@ use std::collections::{BTreeSet, VecDeque};
 use leveret_codec::Method;
 use leveret_core::{ConnectionId, Message, Outbound};
 
+use crate::letters::is_same;
 use crate::model::{
-    Checked, Connection, Consumer, Expected, Mode, Model, Unacked, Violation, body, identify,
+    Checked, Connection, Consumer, Expected, Mode, Model, Shown, Unacked, Violation, identify,
 };
 use crate::violation;
 
@@ -23,6 +24,9 @@ impl Model {
             let Some(item) = queue.ready.front() else {
                 continue;
             };
+            if self.is_due(queue, item) != Some(false) {
+                continue; // it is to expire
+            }
             if queue.may_stand_still() {
                 if !queue.consumers.is_empty() {
                     waiting.push("left waiting: the log");
@@ -53,7 +57,7 @@ impl Model {
         for what in waiting {
             self.count(what, 1);
         }
-        Ok(())
+        self.check_lengths()
     }
 
     /// Room for any message. With less a consumer may have been left out for a large message until
@@ -65,6 +69,9 @@ impl Model {
 
     /// Everything that was sent had a reason, and everything that had to be sent was.
     pub(crate) fn nothing_is_left(&mut self) -> Checked {
+        if let Some(died) = self.died.front() {
+            return Err(violation!("{died:?} for no reason: {}", self.why));
+        }
         if let Some((id, sent)) = self.seen.iter().find_map(|(id, q)| Some((id, q.front()?))) {
             return Err(violation!("{id:?} was sent {sent:?}: {}", self.why));
         }
@@ -83,7 +90,7 @@ impl Model {
         let mut ids: Vec<ConnectionId> = self.seen.keys().copied().collect();
         // What is delivered and requeued in one batch was delivered to its sender first.
         ids.sort_by_key(|id| Some(*id) != self.sender);
-        while self.eat_one(&ids)? {}
+        while self.eat_one(&ids)? || self.eat_death()? {}
         Ok(())
     }
 
@@ -211,7 +218,8 @@ impl Model {
         delivery_tag: u64,
         message: &Message,
     ) -> Result<bool, Violation> {
-        let message_id = self.check_content(message)?;
+        let message_id = identify(message)
+            .ok_or_else(|| violation!("a message nobody published: {message:?}"))?;
         let tag = self
             .connections
             .get(&id)
@@ -231,6 +239,19 @@ impl Model {
                 "message {message_id} is not the first of '{name}': {first:?}"
             )));
         };
+        let shown = self.shown(queue, item);
+        if !self.is_shown(message, shown) {
+            return Ok(self.not_yet(&format!(
+                "message {message_id} of '{name}' is not as it should be: {}",
+                self.look(message, shown)
+            )));
+        }
+        if item.safe > self.durable {
+            return Ok(self.not_yet("it is a dead letter, and its record is not safe"));
+        }
+        if self.is_due(queue, item) == Some(true) && item.came != self.turns {
+            return Ok(self.not_yet("its time is over"));
+        }
         if item.number() > queue.mark {
             return Ok(self.not_yet("it is beyond the mark of its queue"));
         }
@@ -277,6 +298,8 @@ impl Model {
             channel.unacked.insert(delivery_tag, unacked);
         }
         self.count("deliveries", 1);
+        self.count("delivered letters", shown.letter.is_some().into());
+        self.count("deliveries that say how often", (shown.failures > 0).into());
         self.count("redeliveries", redelivered.into());
         Ok(true)
     }
@@ -364,7 +387,7 @@ impl Model {
             (
                 Expected::Get {
                     channel,
-                    id,
+                    shown,
                     redelivered,
                     tag,
                     left,
@@ -377,7 +400,7 @@ impl Model {
                     message,
                 },
             ) => {
-                *id == self.check_content(message)?
+                self.is_shown(message, *shown)
                     && (channel, redelivered, tag) == (on, flag, delivery_tag)
                     && *left == *message_count as usize
             }
@@ -388,7 +411,14 @@ impl Model {
                     code,
                     message,
                 },
-            ) => *id == self.check_content(message)? && a == channel && code.value() == 312,
+            ) => {
+                let shown = Shown {
+                    id: *id,
+                    letter: None,
+                    failures: 0,
+                };
+                self.is_shown(message, shown) && a == channel && code.value() == 312
+            }
             (Expected::CloseChannel(a, code), Outbound::CloseChannel { channel, error }) => {
                 a == channel && *code == error.code.value()
             }
@@ -409,25 +439,17 @@ impl Model {
         false
     }
 
-    /// The number of a message, if all of it is as it was published.
-    pub(crate) fn check_content(&self, message: &Message) -> Result<u64, Violation> {
-        let id = identify(message)
-            .ok_or_else(|| violation!("a message nobody published: {message:?}"))?;
-        let published = self.known(id)?;
-        let same = published.exchange == message.exchange()
-            && published
-                .keys
-                .first()
-                .is_some_and(|key| key == message.routing_key())
-            && published.flags == message.property_flags()
-            && published.raw == message.raw_properties()
-            && body(id, published.body_len) == message.body();
-        if same {
-            Ok(id)
-        } else {
-            Err(violation!(
-                "message {id} is not as it was published: {message:?}"
-            ))
-        }
+    /// Whether a message is this one, and all of it as it should be.
+    pub(crate) fn is_shown(&self, message: &Message, shown: Shown) -> bool {
+        let content = self.content(shown.id, shown.letter);
+        content.is_some_and(|content| is_same(message, shown.id, content, shown.failures))
+    }
+
+    /// What a message is, and what it should be.
+    fn look(&self, message: &Message, shown: Shown) -> String {
+        let content = self.content(shown.id, shown.letter);
+        let headers = message.properties().headers;
+        let right = content.map(|content| (&content.exchange, &content.keys, &content.headers));
+        format!("{message:?} with {headers:?} for {right:?}, {shown:?}")
     }
 }

@@ -21,6 +21,7 @@
 
 pub mod client;
 pub mod clock;
+mod deaths;
 mod declare;
 pub mod dice;
 mod ending;
@@ -28,6 +29,7 @@ pub mod fault;
 pub mod history;
 pub mod invariants;
 mod judge;
+pub mod letters;
 pub mod log;
 mod mistakes;
 pub mod model;
@@ -35,6 +37,7 @@ pub mod network;
 mod obey;
 pub mod pair;
 pub mod plan;
+pub mod rules;
 pub mod served;
 pub mod shrink;
 pub mod sim;

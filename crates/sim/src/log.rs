@@ -13,7 +13,9 @@ use leveret_core::log::{Fetch, Recovered, RecoveredQueue, Run};
 use leveret_core::record::{BindingFact, MAY_DELIVER_FIRST};
 use leveret_core::{ConnectionId, Fact, Lsn, Message, QueueNumber, Record, Seq, Wall};
 
+use crate::letters::past_of_message;
 use crate::model::{Checked, Model, Queue, Violation, identify};
+use crate::rules::Rules;
 use crate::topology::{Binding, Exchange};
 use crate::violation;
 
@@ -29,8 +31,8 @@ pub struct Log {
     /// What a restart would find now.
     pub state: Durable,
     records: Vec<Record>,
-    /// By their numbers, each with when it came.
-    messages: BTreeMap<u64, (Message, Wall)>,
+    /// By their places, each with when it came.
+    messages: BTreeMap<(QueueNumber, u64), (Message, Wall)>,
 }
 
 /// What survives a restart.
@@ -59,8 +61,10 @@ pub struct Kept {
     pub expires: Option<u64>,
     /// As declared.
     pub priority_max: Option<u8>,
-    /// Messages by their places.
-    pub messages: BTreeMap<u64, u64>,
+    /// As declared.
+    pub rules: Rules,
+    /// Messages by their places: number, and what they have been through.
+    pub messages: BTreeMap<u64, (u64, String)>,
     /// Messages with numbers up to here may have been delivered.
     pub mark: u64,
     /// The highest number in a place that was given to a message.
@@ -80,6 +84,7 @@ impl Log {
     /// If the records are not numbered one after the other, or make no sense.
     pub fn append(&mut self, records: Vec<Record>, model: &mut Model) -> Checked {
         model.made.clear();
+        model.before = self.last;
         for record in records {
             if record.lsn.0 != self.last.0 + 1 {
                 return Err(violation!(
@@ -147,13 +152,26 @@ impl Log {
 
     fn keep_messages(&mut self, fact: &Fact) {
         match fact {
-            Fact::Published { message, at, .. } => {
-                let id = identify(message).unwrap_or(u64::MAX);
-                self.messages.insert(id, (message.clone(), *at));
+            Fact::Published {
+                message,
+                at,
+                places,
+                ..
+            } => {
+                for (queue, seq) in places {
+                    self.messages
+                        .insert((*queue, seq.0), (message.clone(), *at));
+                }
             }
             Fact::Together(facts) => facts.iter().for_each(|fact| self.keep_messages(fact)),
             _ => {}
         }
+    }
+
+    /// The message in this place, and when it came.
+    #[must_use]
+    pub fn stored(&self, queue: QueueNumber, place: u64) -> Option<&(Message, Wall)> {
+        self.messages.get(&(queue, place))
     }
 
     /// The broker is gone, and of what it recorded everything after this record.
@@ -183,8 +201,8 @@ impl Log {
         let queues = self.state.queues.values().map(|kept| {
             let mut runs: Vec<Run> = Vec::new();
             let mut expiring = Vec::new();
-            for (&seq, id) in &kept.messages {
-                let message = self.messages.get(id);
+            for &seq in kept.messages.keys() {
+                let message = self.stored(kept.number, seq);
                 let bytes = message.map_or(0, |(message, _)| message.memory_bytes()) as u64;
                 let expires = |(message, at): &(Message, Wall)| {
                     let own_ms = message.expiration_ms()?;
@@ -238,9 +256,9 @@ impl Log {
                 break;
             }
             if model.records.get(id).is_none_or(|lsn| *lsn > self.durable) {
-                return Err(violation!("message {id} is away and was never safe"));
+                return Err(violation!("message {id:?} is away and was never safe"));
             }
-            if let Some((message, at)) = self.messages.get(id) {
+            if let Some((message, at)) = self.stored(kept.number, seq) {
                 bytes += message.memory_bytes();
                 found.push((Seq(seq), message.clone(), Some(*at)));
             }
@@ -254,7 +272,7 @@ fn note_messages(lsn: Lsn, fact: &Fact, model: &mut Model) {
     match fact {
         Fact::Published { message, .. } => {
             if let Some(id) = identify(message) {
-                model.records.insert(id, lsn);
+                model.records.insert((id, past_of_message(message)), lsn);
             }
         }
         Fact::Together(facts) => facts
@@ -309,6 +327,7 @@ impl Durable {
                     auto_delete,
                     expires: expires.and_then(|ms| u64::try_from(ms).ok()),
                     priority_max: priority_max.and_then(|max| u8::try_from(max).ok()),
+                    rules: Rules::of(&arguments),
                     messages: BTreeMap::new(),
                     mark: MAY_DELIVER_FIRST,
                     last: 0,
@@ -343,11 +362,12 @@ impl Durable {
                 message, places, ..
             } => {
                 let id = identify(&message).unwrap_or(u64::MAX);
+                let past = past_of_message(&message);
                 for (queue, seq) in places {
                     let kept = self.queue(queue);
                     let kept = kept.ok_or_else(|| violation!("no queue {queue} in the log"))?;
                     kept.last = kept.last.max(seq.number());
-                    if kept.messages.insert(seq.0, id).is_some() {
+                    if kept.messages.insert(seq.0, (id, past.clone())).is_some() {
                         return Err(violation!("place {seq} of queue {queue} is taken twice"));
                     }
                 }
@@ -456,6 +476,7 @@ impl Durable {
                         auto_delete: queue.auto_delete,
                         expires: queue.expires,
                         priority_max: queue.priority_max,
+                        rules: queue.rules.clone(),
                         messages: messages(model, queue),
                         mark: queue.mark,
                         last: queue.last_seq,
@@ -470,25 +491,20 @@ impl Durable {
 }
 
 /// What a durable queue keeps: persistent messages, delivered or not.
-fn messages(model: &Model, queue: &Queue) -> BTreeMap<u64, u64> {
+fn messages(model: &Model, queue: &Queue) -> BTreeMap<u64, (u64, String)> {
     let connections = model.connections.values();
     let channels = connections.flat_map(|c| c.channels.values().flatten());
     let held = channels
         .flat_map(|channel| channel.held())
         .filter(|unacked| unacked.queue == queue.id)
         .map(|unacked| &unacked.item);
-    let persistent = |id: u64| {
-        model
-            .published
-            .get(id as usize)
-            .is_some_and(|m| m.persistent)
-    };
     queue
         .ready
         .iter()
         .chain(held)
-        .filter(|item| persistent(item.id))
-        .map(|item| (item.seq, item.id))
+        .filter_map(|item| Some((item, model.content_of(item)?)))
+        .filter(|(_, content)| content.persistent)
+        .map(|(item, content)| (item.seq, (item.id, content.past.name())))
         .collect()
 }
 

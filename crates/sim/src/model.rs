@@ -16,9 +16,14 @@ use leveret_codec::{
     BasicCancelOk, BasicQosOk, BasicRecoverOk, ChannelCloseOk, ChannelFlowOk, ChannelOpenOk,
     ConfirmSelectOk, ConnectionCloseOk, Method, TxRollbackOk, TxSelectOk,
 };
-use leveret_core::{Capabilities, ConnectionId, Fact, Lsn, Now, Outbound, Outcome, QueueNumber};
+use leveret_core::{
+    Capabilities, ConnectionId, Died, Fact, Lsn, Message, Now, Outbound, Outcome, QueueNumber,
+};
 
-use crate::log::Durable;
+use crate::deaths::Dead;
+use crate::letters::is_same;
+use crate::log::Log;
+use crate::rules::Rules;
 use crate::topology::Topology;
 use crate::violation;
 use crate::waits::Waits;
@@ -33,6 +38,16 @@ pub struct Item {
     pub seq: u64,
     /// It was delivered before.
     pub delivered: bool,
+    /// Which letter it has become.
+    pub letter: Option<usize>,
+    /// Deliveries that failed.
+    pub failures: u32,
+    /// When it expires, in milliseconds.
+    pub due: Option<u64>,
+    /// The turn it came in.
+    pub came: u64,
+    /// Nobody may see it before this record is safe.
+    pub safe: Lsn,
 }
 
 impl Item {
@@ -61,6 +76,12 @@ pub struct Queue {
     pub expires: Option<u64>,
     /// The highest priority, as declared.
     pub priority_max: Option<u8>,
+    /// What it does with its messages.
+    pub rules: Rules,
+    /// What has come back makes it too long, and nothing has come since.
+    pub may_be_long: bool,
+    /// Messages from these numbers on may have to wait for these records.
+    pub held: Vec<(Lsn, u64)>,
     /// When it was used, in milliseconds.
     pub used: u64,
     /// What waits, oldest first.
@@ -94,6 +115,12 @@ impl Queue {
         self.priority_max.is_some_and(|max| max > 0)
     }
 
+    /// Whether what is asked back from the log may be other messages than the first.
+    #[must_use]
+    pub fn is_read_in_parts(&self) -> bool {
+        self.has_priorities() || self.ready.iter().any(|item| item.due.is_some())
+    }
+
     /// Gives out the next place for a message of this priority.
     pub(crate) fn place(&mut self, priority: u8) -> u64 {
         let priority = priority.min(self.priority_max.unwrap_or_default());
@@ -108,11 +135,19 @@ impl Queue {
         before + self.last_of[&priority]
     }
 
+    /// Whether something is asked of the log, or waited for.
+    #[must_use]
+    pub fn waits_for_log(&self) -> bool {
+        self.away_from.is_some() || !self.marks.is_empty() || !self.held.is_empty()
+    }
+
     /// Whether its first message may have to wait for the log.
     #[must_use]
     pub fn may_stand_still(&self) -> bool {
         let stands = |item: &Item| {
-            item.number() > self.mark || self.away_from.is_some_and(|from| item.seq >= from)
+            item.number() > self.mark
+                || self.away_from.is_some_and(|from| item.seq >= from)
+                || self.held.iter().any(|&(_, from)| from <= item.number())
         };
         self.ready.front().is_some_and(stands)
     }
@@ -199,12 +234,18 @@ pub struct Channel {
 impl Channel {
     /// Everything delivered and not settled, that said in a transaction included.
     pub fn held(&self) -> impl Iterator<Item = &Unacked> {
+        self.held_by_tag().map(|(_, unacked)| unacked)
+    }
+
+    /// The same with the tags.
+    pub(crate) fn held_by_tag(&self) -> impl Iterator<Item = (u64, &Unacked)> {
         let in_tx: &[(Outcome, BTreeMap<u64, Unacked>)] = match &self.mode {
             Mode::Tx { settles, .. } => settles,
             _ => &[],
         };
-        let in_tx = in_tx.iter().flat_map(|(_, unacked)| unacked.values());
-        self.unacked.values().chain(in_tx)
+        let in_tx = in_tx.iter().flat_map(|(_, unacked)| unacked);
+        let all = self.unacked.iter().chain(in_tx);
+        all.map(|(&tag, unacked)| (tag, unacked))
     }
 }
 
@@ -249,14 +290,32 @@ pub struct Model {
     pub connections: BTreeMap<ConnectionId, Connection>,
     /// Every message ever published, by number.
     pub published: Vec<Published>,
-    /// Which record made a message safe.
-    pub records: BTreeMap<u64, Lsn>,
+    /// Every dead letter there ever was, by number of the message.
+    pub letters: Vec<(u64, Published)>,
+    /// Which record made a message safe: by its number, and what it has been through.
+    pub records: BTreeMap<(u64, String), Lsn>,
+    /// What died in this turn by the core's word, in order.
+    pub died: VecDeque<Died>,
+    /// What died and goes on elsewhere before the turn ends.
+    pub(crate) dead: VecDeque<Dead>,
+    /// Dead letters of this turn: number, and what they have been through.
+    pub(crate) died_now: Vec<(u64, String)>,
+    /// Something may be in the log alone.
+    pub pages: bool,
+    /// Somebody has set the clock on the wall.
+    pub clock_was_set: bool,
+    /// Turns so far.
+    pub(crate) turns: u64,
+    /// The last record before this turn.
+    pub before: Lsn,
     /// Records of this turn that nothing has explained yet.
     pub made: Vec<(Lsn, Fact)>,
     /// Names of queues that were made in this turn.
     pub created: VecDeque<String>,
     /// Settled for good in this turn: queue and place.
     pub(crate) settled: Vec<(QueueNumber, u64)>,
+    /// The last record of something that is gone.
+    pub(crate) removed: Option<Lsn>,
     /// The last record of an exchange, a queue or a binding that was made.
     pub(crate) defined: Option<Lsn>,
     /// How often things happened.
@@ -264,6 +323,7 @@ pub struct Model {
     pub(crate) expected: BTreeMap<ConnectionId, VecDeque<Expected>>,
     pub(crate) seen: BTreeMap<ConnectionId, VecDeque<Outbound>>,
     pub(crate) now_ms: u64,
+    pub(crate) now_wall_ms: u64,
     pub(crate) sender: Option<ConnectionId>,
     pub(crate) durable: Lsn,
     pub(crate) outbox_max: usize,
@@ -286,15 +346,25 @@ impl Model {
             queues: BTreeMap::new(),
             connections: BTreeMap::new(),
             published: Vec::new(),
+            letters: Vec::new(),
             records: BTreeMap::new(),
+            died: VecDeque::new(),
+            dead: VecDeque::new(),
+            died_now: Vec::new(),
+            pages: false,
+            clock_was_set: false,
+            turns: 0,
+            before: Lsn(0),
             made: Vec::new(),
             created: VecDeque::new(),
             settled: Vec::new(),
             defined: None,
+            removed: None,
             tally: Tally::new(),
             expected: BTreeMap::new(),
             seen: BTreeMap::new(),
             now_ms: 0,
+            now_wall_ms: 0,
             sender: None,
             durable: Lsn(0),
             outbox_max,
@@ -315,7 +385,8 @@ impl Model {
         event: Event,
         seen: BTreeMap<ConnectionId, VecDeque<Outbound>>,
     ) -> Checked {
-        self.now_ms = now.mono.0;
+        (self.now_ms, self.now_wall_ms) = (now.mono.0, now.wall.0);
+        self.turns += 1;
         self.seen = seen;
         self.sender = None;
         self.settled.clear();
@@ -350,6 +421,9 @@ impl Model {
                         (queue.mark, queue.woken) = (mark, true);
                         queue.marks.retain(|(other, _)| *other > due);
                     }
+                    let held = queue.held.len();
+                    queue.held.retain(|(due, _)| *due > lsn);
+                    queue.woken |= queue.held.len() < held;
                 }
                 self.settle_down()?;
                 self.release()?;
@@ -363,6 +437,7 @@ impl Model {
                 }
             }
             Event::Tick => {
+                self.eat()?;
                 let due = |queue: &Queue| {
                     let used = queue.used;
                     queue.consumers.is_empty()
@@ -378,6 +453,8 @@ impl Model {
                     self.count("expired queues", 1);
                     self.delete_queue(&name)?;
                 }
+                self.eat()?;
+                self.check_times()?;
             }
             Event::Evict(id) => {
                 if self.connections.get(&id).is_some_and(|c| !c.closing) {
@@ -395,15 +472,31 @@ impl Model {
         }
         self.settle_down()?;
         self.look_again()?;
+        while !self.dead.is_empty() {
+            let before = self.dead.len();
+            self.bury()?;
+            self.settle_down()?;
+            self.look_again()?;
+            if self.dead.len() >= before.max(1) {
+                break; // very many: the rest a moment later
+            }
+        }
+        self.nobody_waits_in_vain()?;
         self.nothing_is_left()
     }
 
     /// The broker has started anew with what the log has kept, and nobody is connected.
-    pub fn restart(&mut self, kept: &Durable, last: Lsn) {
+    pub fn restart(&mut self, log: &Log, last: Lsn, now: Now) {
+        let kept = &log.state;
+        (self.now_ms, self.now_wall_ms) = (now.mono.0, now.wall.0);
+        self.pages = true;
+        self.died.clear();
+        self.dead.clear();
         self.connections.clear();
         self.expected.clear();
         self.seen.clear();
-        (self.alarm, self.durable, self.defined) = (false, last, None);
+        (self.alarm, self.durable) = (false, last);
+        (self.defined, self.removed) = (None, None);
         self.topology = Topology::new();
         let exchanges = kept.exchanges.iter();
         let exchanges = exchanges.map(|(name, exchange)| (name.clone(), exchange.clone()));
@@ -411,11 +504,24 @@ impl Model {
         self.topology.bindings.clone_from(&kept.bindings);
         self.queues.clear();
         for (name, kept) in &kept.queues {
-            let item = |(&seq, &id): (&u64, &u64)| Item {
-                id,
-                seq,
-                delivered: seq % NUMBERS <= kept.mark,
+            let item = |(&seq, (id, past)): (&u64, &(u64, String))| {
+                let (message, at) = log.stored(kept.number, seq)?;
+                let letter = self.letter_named(*id, past, message);
+                let own_ms = self.content(*id, letter)?.expiration_ms;
+                let ms = kept.rules.ttl_ms.into_iter().chain(own_ms).min();
+                let passed = self.now_wall_ms.saturating_sub(at.0);
+                Some(Item {
+                    id: *id,
+                    seq,
+                    delivered: seq % NUMBERS <= kept.mark,
+                    letter,
+                    failures: 0,
+                    due: ms.map(|ms| self.now_ms + ms.saturating_sub(passed)),
+                    came: 0,
+                    safe: Lsn(0),
+                })
             };
+            let ready = kept.messages.iter().filter_map(item).collect();
             let queue = Queue {
                 id: self.number(),
                 durable: true,
@@ -423,8 +529,11 @@ impl Model {
                 exclusive: None,
                 expires: kept.expires,
                 priority_max: kept.priority_max,
+                rules: kept.rules.clone(),
+                may_be_long: true,
+                held: Vec::new(),
                 used: 0,
-                ready: kept.messages.iter().map(item).collect(),
+                ready,
                 consumers: Vec::new(),
                 exclusive_consumer: false,
                 last_seq: kept.last,
@@ -437,6 +546,11 @@ impl Model {
                 woken: false,
             };
             self.count("recovered messages", queue.ready.len() as u64);
+            let letters = queue.ready.iter().filter(|item| item.letter.is_some());
+            let timed = queue.ready.iter().filter(|item| item.due.is_some());
+            let (letters, timed) = (letters.count() as u64, timed.count() as u64);
+            self.count("recovered letters", letters);
+            self.count("with a time, recovered", timed);
             let levels = queue.ready.iter().map(|item| item.seq / NUMBERS);
             let levels: std::collections::BTreeSet<u64> = levels.collect();
             self.count(
@@ -445,6 +559,17 @@ impl Model {
             );
             self.queues.insert(name.clone(), queue);
         }
+    }
+
+    /// Which letter the log has kept.
+    fn letter_named(&self, id: u64, past: &str, message: &Message) -> Option<usize> {
+        if past.is_empty() {
+            return None;
+        }
+        let is_it = |(of, letter): &(u64, Published)| {
+            *of == id && letter.past.name() == past && is_same(message, id, letter, 0)
+        };
+        self.letters.iter().rposition(is_it)
     }
 
     /// Counts something that happened.
@@ -485,6 +610,11 @@ impl Model {
         if self.stays_in_line(id, &said) {
             return Ok(());
         }
+        let ignored =
+            !matches!(said, Said::Method { .. }) && self.channel(id, said.channel()).is_none();
+        if ignored {
+            return Ok(());
+        }
         let (number, result) = match said {
             Said::Publish {
                 channel,
@@ -509,6 +639,11 @@ impl Model {
             Err(Trouble::Refused(code)) => self.refuse(id, number, code)?,
             Err(Trouble::Wrong(violation)) => return Err(violation),
         }
+        self.settle_down()?;
+        if self.dead.is_empty() {
+            return Ok(());
+        }
+        self.bury()?;
         self.settle_down()
     }
 

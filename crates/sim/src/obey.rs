@@ -1,13 +1,13 @@
 //! The model's methods about messages: publishing, consuming, fetching, settling, transactions.
 
 use leveret_codec::{
-    BasicConsume, BasicConsumeOk, BasicGet, BasicGetEmpty, Method, ShortStr, TxCommitOk,
+    BasicConsume, BasicConsumeOk, BasicGet, BasicGetEmpty, BasicNack, Method, ShortStr, TxCommitOk,
 };
 use leveret_core::{ConnectionId, Lsn, Outbound, Outcome};
 
 use crate::model::{
-    Channel, Checked, Consumer, Expected, Item, Mode, Model, Obeyed, Published, Trouble, Unacked,
-    Unconfirmed, Violation,
+    Channel, Checked, Consumer, Expected, Item, Mode, Model, Obeyed, Published, Queue, Trouble,
+    Unacked, Unconfirmed, Violation,
 };
 use crate::violation;
 
@@ -57,21 +57,35 @@ impl Model {
             publishes.push((message, mandatory, queues));
             return Ok(());
         }
-        let record = self.distribute(id, number, message, mandatory, &queues)?;
+        let (record, refused) = self.distribute(id, number, message, mandatory, &queues)?;
+        let mut nack = None;
         if let Some(channel) = self.channel(id, number)
             && let Mode::Confirm { last, waiting } = &mut channel.mode
         {
             *last += 1;
-            let unconfirmed = Unconfirmed {
-                id: message,
-                record,
+            if refused {
+                nack = Some(*last);
+            } else {
+                let unconfirmed = Unconfirmed {
+                    id: message,
+                    record,
+                };
+                waiting.insert(*last, unconfirmed);
+            }
+        }
+        if let Some(delivery_tag) = nack {
+            self.count("nacks", 1);
+            let nack = BasicNack {
+                delivery_tag,
+                ..BasicNack::default()
             };
-            waiting.insert(*last, unconfirmed);
+            self.answer(id, number, nack);
         }
         Ok(())
     }
 
-    /// Puts a message into queues. Returns the record that makes it safe, if it needs one.
+    /// Puts a message into queues. Returns the record that makes it safe, if it needs one, and whether
+    /// a queue said no.
     pub(crate) fn distribute(
         &mut self,
         id: ConnectionId,
@@ -79,36 +93,30 @@ impl Model {
         message: u64,
         mandatory: bool,
         queues: &[u64],
-    ) -> Result<Option<Lsn>, Violation> {
-        let published = self.known(message)?;
-        let (persistent, priority) = (published.persistent, published.priority);
-        let (mut copies, mut kept, mut overtakes) = (0, false, 0);
-        for queue in self.queues.values_mut().filter(|q| queues.contains(&q.id)) {
-            let item = Item {
-                id: message,
-                seq: queue.place(priority),
-                delivered: false,
-            };
-            let behind = queue.ready.partition_point(|other| other.seq < item.seq);
-            overtakes += u64::from(behind < queue.ready.len());
-            queue.ready.insert(behind, item);
-            queue.woken |= queue.has_priorities();
-            copies += 1;
-            kept |= persistent && queue.durable;
-        }
-        self.count("copies", copies);
-        self.count("overtakes", overtakes);
-        if copies == 0 && mandatory {
+    ) -> Result<(Option<Lsn>, bool), Violation> {
+        let persistent = self.known(message)?.persistent;
+        let there = self.queues.iter().filter(|(_, q)| queues.contains(&q.id));
+        let there: Vec<String> = there.map(|(name, _)| name.clone()).collect();
+        if there.is_empty() && mandatory {
             self.count("returns", 1);
             self.expect(id, Expected::Return(number, message));
         }
+        let all = there.len();
+        let taking = self.refuse_full(message, None, there)?;
+        let refused = taking.len() < all;
+        let durable = |name: &String| self.queues.get(name).is_some_and(|queue| queue.durable);
+        let kept = persistent && taking.iter().any(durable);
+        self.enter(&taking, message, None, Lsn(0));
         if !kept {
-            return Ok(None);
+            return Ok((None, refused));
         }
-        let record = self.records.get(&message).copied();
-        record
-            .map(Some)
-            .ok_or_else(|| violation!("message {message} must survive a restart and has no record"))
+        let record = self.records.get(&(message, String::new())).copied();
+        let Some(record) = record else {
+            return Err(violation!(
+                "message {message} must survive a restart and has no record"
+            ));
+        };
+        Ok((Some(record), refused))
     }
 
     pub(crate) fn known(&self, message: u64) -> Result<&Published, Violation> {
@@ -193,19 +201,25 @@ impl Model {
         let no_ack = get.no_ack;
         let name = self.expand(id, number, &get.queue)?;
         let now_ms = self.now_ms;
-        let queue = self.open_queue(id, &name)?;
-        queue.used = now_ms;
-        if queue.may_stand_still()
-            && let Some(front) = queue.ready.front()
-        {
-            let (queue, beyond) = (queue.id, front.number() > queue.mark);
-            let front = front.clone();
-            if !self.is_fetched(id, number, &front) {
-                self.wait_for_message(id, number, queue, get);
+        self.open_queue(id, &name)?.used = now_ms;
+        while self.eat_death()? {}
+        let durable = self.durable;
+        let queue = &*self.open_queue(id, &name)?;
+        if let Some(front) = queue.ready.front().cloned() {
+            let (number_of, beyond) = (queue.id, front.number() > queue.mark);
+            let stands = queue.may_stand_still();
+            let queue = self.queues.get(&name);
+            let due = queue.and_then(|queue| self.is_due(queue, &front));
+            let away = queue.is_some_and(|queue| self.may_be_away(queue, &front));
+            let fetched = self.is_fetched(id, number, &front);
+            if !fetched && (stands || due != Some(false) && away) {
+                self.wait_for_message(id, number, number_of, get);
                 return Ok(());
             }
-            if beyond {
-                return Err(violation!("{front:?} is beyond the mark of '{name}'").into());
+            if fetched && (beyond || front.safe > durable || due == Some(true)) {
+                return Err(
+                    violation!("{front:?} of '{name}' may not be had yet, or any more").into(),
+                );
             }
         }
         let queue = self.open_queue(id, &name)?;
@@ -214,12 +228,15 @@ impl Model {
             self.answer(id, number, BasicGetEmpty::default());
             return Ok(());
         };
+        let queue = self.queues.get(&name);
+        let shown = queue.map(|queue| self.shown(queue, &item));
         let Some(channel) = self.channel(id, number) else {
             return Ok(());
         };
         channel.last_tag += 1;
         let tag = channel.last_tag;
-        let (message, redelivered) = (item.id, item.delivered);
+        let redelivered = item.delivered;
+        let Some(shown) = shown else { return Ok(()) };
         if !no_ack {
             item.delivered = true;
             let unacked = Unacked {
@@ -233,7 +250,7 @@ impl Model {
         self.count("redeliveries", redelivered.into());
         let expected = Expected::Get {
             channel: number,
-            id: message,
+            shown,
             redelivered,
             tag,
             left,
@@ -276,13 +293,18 @@ impl Model {
                 .iter()
                 .filter_map(|tag| channel.unacked.remove(tag))
                 .collect();
-            self.requeue(back);
+            self.requeue(back, has_failed(outcome))?;
             return Ok(());
         }
         for tag in tags {
             // One by one: each makes room for another, in this order.
-            if let Some(channel) = self.channel(id, number) {
-                channel.unacked.remove(&tag);
+            let settled = self
+                .channel(id, number)
+                .and_then(|channel| channel.unacked.remove(&tag));
+            if outcome != Outcome::Ack
+                && let Some(unacked) = settled
+            {
+                self.reject(&unacked)?;
             }
             self.count("settled", 1);
             self.eat()?;
@@ -290,10 +312,23 @@ impl Model {
         Ok(())
     }
 
+    /// Somebody does not want a message, nor that it goes back to its queue.
+    fn reject(&mut self, unacked: &Unacked) -> Checked {
+        let mut queues = self.queues.iter();
+        let queue = queues.find(|(_, queue)| queue.id == unacked.queue);
+        if let Some(name) = queue.map(|(name, _)| name.clone()) {
+            let Item {
+                id, letter, seq, ..
+            } = unacked.item;
+            self.has_to_die(&name, Some(seq), (id, letter), "rejected")?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn recover(&mut self, id: ConnectionId, number: u16) -> Checked {
         if let Some(channel) = self.channel(id, number) {
             let back = std::mem::take(&mut channel.unacked).into_values().collect();
-            self.requeue(back);
+            self.requeue(back, false)?;
         }
         Ok(())
     }
@@ -307,9 +342,11 @@ impl Model {
         };
         let publishes = std::mem::take(publishes);
         let before = self.settled.len();
-        let (mut published, mut settled) = (Vec::new(), Vec::new());
+        let (mut published, mut settled, mut refused) = (Vec::new(), Vec::new(), false);
         for (message, mandatory, queues) in publishes {
-            published.extend(self.distribute(id, number, message, mandatory, &queues)?);
+            let (record, no) = self.distribute(id, number, message, mandatory, &queues)?;
+            published.extend(record);
+            refused |= no;
             self.eat()?;
         }
         while let Some(Channel {
@@ -318,32 +355,62 @@ impl Model {
         }) = self.channel(id, number)
             && let Some((outcome, group)) = settles.first_mut()
         {
-            if is_requeue(*outcome) || group.is_empty() {
+            let outcome = *outcome;
+            if is_requeue(outcome) || group.is_empty() {
                 let back = std::mem::take(group).into_values().collect();
                 settles.remove(0);
-                self.requeue(back);
+                self.requeue(back, has_failed(outcome))?;
             } else if let Some((_, unacked)) = group.pop_first() {
+                if outcome != Outcome::Ack {
+                    while self.eat_death()? {}
+                }
                 let delivered = self.settled.len();
-                self.note_settled(unacked.queue, unacked.item.seq, unacked.item.id);
+                if outcome == Outcome::Ack {
+                    self.note_settled(unacked.queue, unacked.item.seq, unacked.item.id);
+                } else {
+                    self.reject(&unacked)?;
+                }
                 settled.extend(self.settled.split_off(delivered));
                 self.count("settled", 1);
             }
             self.eat()?;
         }
         self.count("commits", 1);
+        self.bury()?;
         let delivered = self.settled.split_off(before);
         let due = self.record_of_commit(&published, &settled, &delivered)?;
         if due.is_some_and(|due| due > self.durable) {
             self.count("commits that waited", 1);
+        }
+        if refused {
+            self.count("commits that a queue refused", 1);
+            return Err(Trouble::Refused(406));
         }
         self.answer_when(id, number, due, TxCommitOk {});
         Ok(())
     }
 
     /// Puts messages back to their old places, but for those whose queue is gone.
-    pub(crate) fn requeue(&mut self, back: Vec<Unacked>) {
+    pub(crate) fn requeue(&mut self, back: Vec<Unacked>, failed: bool) -> Checked {
         self.count("requeues", back.len() as u64);
-        for unacked in back {
+        let mut living = Vec::new();
+        for mut unacked in back {
+            unacked.item.failures += u32::from(failed);
+            let mut queues = self.queues.iter();
+            let queue = queues.find(|(_, queue)| queue.id == unacked.queue);
+            let beyond = |queue: &Queue| queue.rules.is_beyond_limit(unacked.item.failures);
+            match queue {
+                Some((name, queue)) if failed && beyond(queue) => {
+                    let name = name.clone();
+                    let Item {
+                        id, letter, seq, ..
+                    } = unacked.item;
+                    self.has_to_die(&name, Some(seq), (id, letter), "delivery_limit")?;
+                }
+                _ => living.push(unacked),
+            }
+        }
+        for unacked in living {
             let queue = self
                 .queues
                 .values_mut()
@@ -351,10 +418,17 @@ impl Model {
             if let Some(queue) = queue {
                 queue.ready.push_back(unacked.item);
                 queue.woken = true;
+                queue.may_be_long = false;
                 queue.ready.make_contiguous().sort_by_key(|item| item.seq);
             }
         }
+        Ok(())
     }
+}
+
+/// Whether going back to its queue says that something went wrong.
+fn has_failed(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Reject { requeue: true })
 }
 
 fn is_requeue(outcome: Outcome) -> bool {

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use leveret_codec::{
-    BasicConsume, ChannelOpen, FieldTable, Method, PropertySummary, QueueDeclare, ShortStr,
+    BasicConsume, ChannelOpen, FieldTable, Method, Properties, PropertySummary, QueueDeclare,
+    RawTable, ShortStr,
 };
 use leveret_core::broker::Options;
 use leveret_core::log::{Fetch, Fetched, LogError};
@@ -19,8 +20,10 @@ use leveret_core::{
 use crate::dice::Dice;
 use crate::fault::{Fault, Machine};
 use crate::invariants;
+use crate::letters::Past;
 use crate::log::{Log, Sends};
 use crate::model::{Checked, Event, Model, Published, Queue, Said, Violation, body, identify};
+use crate::rules::Rules;
 use crate::violation;
 
 /// Both of them, and the log between them.
@@ -109,13 +112,15 @@ impl Pair {
         }
         let records = std::mem::take(&mut fx.records);
         let reading = std::mem::take(&mut fx.reading);
+        let died = fx.deaths.iter_mut().flat_map(|deaths| deaths.drain(..));
+        self.model.died = died.collect();
         self.log.append(records, &mut self.model)?;
         let fetches = std::mem::take(&mut self.machine.fx.fetches);
         for fetch in &fetches {
             self.model.count("fetches", 1);
             if let Some(queue) = self.model.queue_of(fetch.number) {
-                // Of other priorities something may be away as well, and has to wait for this.
-                queue.away_from = Some(if queue.has_priorities() {
+                // Something else may be away as well, and has to wait for this.
+                queue.away_from = Some(if queue.is_read_in_parts() {
                     0
                 } else {
                     fetch.first.0
@@ -123,6 +128,7 @@ impl Pair {
             }
         }
         self.fetches.extend(fetches);
+        self.model.pages |= self.machine.broker.metrics().paged_out > 0;
         self.model.turn(now, event, sends.clone())?;
         self.check_reading(&reading)?;
         self.machine.broker.check_invariants();
@@ -157,7 +163,7 @@ impl Pair {
         self.model.count("paged in", messages.len() as u64);
         if let Some(queue) = self.model.queue_of(fetch.number) {
             // After an error it is asked again, later.
-            if queue.has_priorities() {
+            if queue.is_read_in_parts() {
                 here = 0;
             }
             queue.away_from = fails.map(|_| here);
@@ -184,7 +190,7 @@ impl Pair {
         let recovered = self.log.recovered();
         self.options.seed[1] = self.options.seed[1].wrapping_add(1); // or names would come again
         self.machine.restart(self.options.clone(), recovered, now)?;
-        self.model.restart(&self.log.state, last);
+        self.model.restart(&self.log, last, now);
         self.fetches.clear();
         self.failed.clear();
         self.unread.clear();
@@ -338,25 +344,44 @@ impl Script {
 
     /// A client publishes a message of so many octets on its channel 1; returns its number.
     pub fn publishes(&mut self, id: ConnectionId, queue: &str, octets: usize) -> u64 {
+        self.publishes_as(id, queue, octets, Properties::default())
+    }
+
+    /// A client publishes a message with these properties, of so many octets, on its channel 1;
+    /// returns its number.
+    pub fn publishes_as(
+        &mut self,
+        id: ConnectionId,
+        queue: &str,
+        octets: usize,
+        properties: Properties,
+    ) -> u64 {
         let message = self.pair.model.published.len() as u64;
+        let mut raw = Vec::new();
+        let flags = properties.encode(&mut raw);
         let header = leveret_codec::ContentHeader {
             class_id: leveret_codec::CLASS_BASIC,
             body_size: octets as u64,
-            flags: 0,
-            raw: &[],
-            summary: PropertySummary::default(),
+            flags,
+            raw: &raw,
+            summary: PropertySummary {
+                delivery_mode: properties.delivery_mode.unwrap_or_default(),
+                priority: properties.priority.unwrap_or_default(),
+            },
         };
         let block = Message::build(&mut Vec::new(), "", queue, &header, &body(message, octets));
         self.pair.model.published.push(Published {
             exchange: String::new(),
             keys: vec![queue.to_owned()],
-            sent: (0, Vec::new()),
-            flags: 0,
-            raw: Vec::new(),
-            headers: FieldTable::default(),
+            sent: (flags, raw.clone()),
+            flags,
+            raw,
+            headers: properties.headers.unwrap_or_default(),
             body_len: octets,
-            persistent: false,
-            priority: 0,
+            persistent: properties.delivery_mode == Some(2),
+            priority: properties.priority.unwrap_or_default(),
+            expiration_ms: None,
+            past: Past::default(),
             refused: None,
         });
         let mandatory = false;
@@ -372,6 +397,20 @@ impl Script {
         };
         self.says_all(id, vec![(command, said)]);
         message
+    }
+
+    /// A client declares a durable queue with these rules.
+    pub fn declares_lasting(&mut self, id: ConnectionId, queue: &'static str, rules: &Rules) {
+        let mut arguments = FieldTable::default();
+        rules.write(&mut arguments);
+        let declare = QueueDeclare {
+            queue: ShortStr::from_static(queue),
+            durable: true,
+            arguments: RawTable::from_table(&arguments),
+            ..QueueDeclare::default()
+        };
+        self.says(id, 1, declare);
+        self.synced();
     }
 
     /// A client declares a queue.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::client::Client;
 use crate::dice::Dice;
+use crate::rules::Rules;
 use crate::workload::{ACTIONS, Action};
 
 /// A queue that the clients use.
@@ -18,6 +19,7 @@ pub struct QueuePlan {
     pub(crate) exclusive: bool,
     pub(crate) expires: Option<u64>,
     pub(crate) priority_max: Option<u8>,
+    pub(crate) rules: Rules,
 }
 
 /// An exchange that the clients use.
@@ -66,17 +68,60 @@ pub struct Plan {
     pub(crate) heartbeats: bool,
     pub(crate) large: bool,
     pub(crate) persistent: u64,
+    /// Percent of messages that have a time of their own.
+    pub(crate) expirations: u64,
     pub(crate) queues: Vec<QueuePlan>,
     pub(crate) exchanges: Vec<ExchangePlan>,
     pub(crate) weights: Vec<u64>,
 }
 
+/// What a queue does with its messages: some of everything, or nothing.
+fn rules(dice: &mut Dice, queues: usize, exchanges: usize, octets: bool) -> Rules {
+    let mut rules = Rules::default();
+    if dice.chance(25) {
+        return rules;
+    }
+    rules.ttl_ms = dice.chance(40).then(|| dice.one_of(&TIMES_MS));
+    if dice.chance(40) {
+        rules.length_max = dice
+            .chance(80)
+            .then(|| dice.one_of(&[0, 1, 2, 3, 5, 10, 30]));
+        let bytes_max = dice.one_of(&[0, 40, 200, 3_000]);
+        rules.bytes_max = (octets && dice.chance(40)).then_some(bytes_max);
+        let overflow = dice.one_of(&["drop-head", "reject-publish", "reject-publish-dlx"]);
+        rules.overflow = dice.chance(60).then(|| overflow.to_owned());
+    }
+    if dice.chance(75) {
+        let exchange = format!("x{}", dice.below(exchanges.max(1)));
+        let exchange = match dice.below(10) {
+            0..=4 => "",
+            5 => "amq.fanout",
+            6 => "amq.headers",
+            7 => "no such exchange",
+            _ => &exchange,
+        };
+        rules.dead_letter = Some(exchange.to_owned());
+        let key = format!("q{}", dice.below(queues));
+        rules.dead_letter_key = dice.chance(70).then_some(key);
+    }
+    rules.delivery_limit = dice.chance(35).then(|| dice.one_of(&[-1, 0, 1, 1, 2, 5]));
+    rules
+}
+
+/// How long messages last.
+pub(crate) const TIMES_MS: [u64; 7] = [0, 1, 5, 50, 500, 5_000, 50_000];
+
 impl Plan {
     /// The plan of a run.
     #[must_use]
     pub fn new(dice: &mut Dice) -> Self {
+        let queue_memory_max = dice.one_of(&[2_048, 2_048, 20_000, 16 << 20]);
+        let restarts = dice.one_of(&[0, 0, 1, 3]);
+        // Half of the runs have queues that do nothing but keep their messages.
+        let with_rules = dice.chance(50);
+        let pages = restarts > 0 || queue_memory_max < 16 << 20;
         let queues = dice.between(1..=5) as usize;
-        let queues = (0..queues)
+        let mut queues: Vec<QueuePlan> = (0..queues)
             .map(|at| QueuePlan {
                 name: format!("q{at}"),
                 durable: dice.chance(60),
@@ -84,10 +129,11 @@ impl Plan {
                 exclusive: dice.chance(4),
                 expires: dice.chance(15).then(|| dice.between(20..=20_000)),
                 priority_max: dice.chance(30).then(|| dice.one_of(&[0, 1, 2, 5, 5, 255])),
+                rules: Rules::default(),
             })
             .collect();
         let exchanges = dice.between(0..=4) as usize;
-        let exchanges = (0..exchanges)
+        let exchanges: Vec<ExchangePlan> = (0..exchanges)
             .map(|at| ExchangePlan {
                 name: format!("x{at}"),
                 kind: dice.one_of(&["direct", "fanout", "topic", "headers"]),
@@ -99,13 +145,21 @@ impl Plan {
                     .then(|| format!("x{}", dice.below(exchanges))),
             })
             .collect();
+        if with_rules {
+            let names = queues.len();
+            for queue in &mut queues {
+                // What is away counts as somewhat more octets.
+                let octets = !(queue.durable && pages);
+                queue.rules = rules(dice, names, exchanges.len(), octets);
+            }
+        }
         let scale = [0, 1, 2, 2, 2, 4, 8];
         Self {
             clients: dice.between(1..=5) as usize,
             steps: dice.one_of(&[500, 1_500, 3_000, 6_000]),
             outbox_max: dice.one_of(&[300, 1_000, 5_000, 1 << 20]),
-            queue_memory_max: dice.one_of(&[2_048, 2_048, 20_000, 16 << 20]),
-            restarts: dice.one_of(&[0, 0, 1, 3]),
+            queue_memory_max,
+            restarts,
             message_size_max: 20_000,
             chunk_max: dice.one_of(&[60, 500, 5_000, 100_000]),
             pipe: dice.one_of(&[500, 5_000, 65_536]),
@@ -119,6 +173,11 @@ impl Plan {
             heartbeats: dice.chance(30),
             large: dice.chance(25),
             persistent: dice.one_of(&[0, 50, 50, 100]),
+            expirations: if with_rules {
+                dice.one_of(&[0, 5, 30])
+            } else {
+                0
+            },
             queues,
             exchanges,
             weights: ACTIONS

@@ -18,7 +18,7 @@ use crate::client::{Client, Phase};
 use crate::clock::Clock;
 use crate::dice::Dice;
 use crate::fault::Fault;
-use crate::history::History;
+use crate::history::{self, History};
 use crate::invariants;
 use crate::model::{ALARM, Checked, Event, Said, Tally, Violation};
 use crate::network::Link;
@@ -30,6 +30,12 @@ use crate::workload::World;
 
 /// Rounds in which everything has to come to rest.
 const ROUNDS_MAX: usize = 20_000;
+
+/// How long what cannot be read may go late, in seconds.
+const WAITED_MAX_S: u32 = 60;
+
+/// Times that everything is fetched.
+const HARVESTS_MAX: usize = 20;
 
 /// Steps after which everything comes to rest, and is judged, before the clients go on.
 const RESTS_EVERY: usize = 400;
@@ -580,6 +586,7 @@ impl Sim {
     }
 
     fn answer_fetch(&mut self, at: usize, fails: Option<usize>) -> Checked {
+        self.tick()?;
         let now = self.clock.now();
         let turn = self.pair.answer_fetch(now, at, fails, self.trace)?;
         if let Some(turn) = turn {
@@ -693,9 +700,11 @@ impl Sim {
                     self.turn(Input::Evict(id, why), Event::Evict(id))?;
                 }
             }
-            4 => self
-                .clock
-                .set_wall(dice.between(0..=7_200_000) as i64 - 3_600_000),
+            4 => {
+                self.pair.model.clock_was_set = true;
+                self.clock
+                    .set_wall(dice.between(0..=7_200_000) as i64 - 3_600_000);
+            }
             _ => self
                 .clock
                 .pass(dice.between(0..=self.plan.ms_per_step * 20)),
@@ -712,6 +721,11 @@ impl Sim {
 
     /// One input to the core: what it does about it is judged, and done.
     fn turn(&mut self, input: Input, event: Event) -> Checked {
+        // What is due comes first, but for now and then when there is little to be obeyed.
+        let alone = matches!(&event, Event::Commands(_, said) if said.len() == 1);
+        if !(alone && self.step.is_multiple_of(3) || matches!(event, Event::Tick)) {
+            self.tick()?;
+        }
         let now = self.clock.now();
         if !matches!(event, Event::Commands(..)) {
             self.say(|| format!("{event:?}"));
@@ -722,6 +736,9 @@ impl Sim {
     }
 
     fn pass_on(&mut self, Turn { sends, reading }: Turn) {
+        for (id, past) in self.pair.model.died_now.drain(..) {
+            self.history.note(history::Event::Died { id, past });
+        }
         for (id, paused) in reading {
             if let Some(served) = self.served.get_mut(&id) {
                 served.paused = paused;
@@ -759,6 +776,7 @@ impl Sim {
         if self.alarm {
             self.set_alarm(false)?;
         }
+        let mut waited_s = 0;
         for _ in 0..ROUNDS_MAX {
             let before = self.moves;
             for at in 0..self.clients.len() {
@@ -778,10 +796,17 @@ impl Sim {
                 self.sync(self.pair.log.last)?;
             }
             self.answer_fetch(0, None)?;
-            if self.moves == before && self.pair.model.awaits_another_try() {
+            self.tick()?;
+            let model = &self.pair.model;
+            let overdue = model.has_to_go().is_some() && waited_s < WAITED_MAX_S;
+            if self.moves == before && (model.awaits_another_try() || overdue) {
                 // A read that failed is tried again.
                 self.clock.pass(1_000);
                 self.tick()?;
+                waited_s += 1;
+                if overdue {
+                    continue;
+                }
             }
             if self.moves == before {
                 return self.judge_rest();
@@ -839,19 +864,25 @@ impl Sim {
         self.clients = vec![self.plan.client(dice)];
         self.connect(0);
         self.come_to_rest(dice)?;
-        let queues = self.pair.model.queues.iter();
-        let queues: Vec<_> = queues
-            .map(|(name, queue)| (name.clone(), queue.ready.len()))
-            .collect();
-        let mut world = World {
-            dice,
-            plan: &self.plan,
-            published: &mut self.pair.model.published,
-            history: &mut self.history,
-            channels: &mut self.channels,
-        };
-        self.clients[0].harvest(&queues, &mut world);
-        self.come_to_rest(dice)?;
+        // Dead letters may come into queues where everything was fetched.
+        for _ in 0..HARVESTS_MAX {
+            let queues = self.pair.model.queues.iter();
+            let queues: Vec<_> = queues
+                .map(|(name, queue)| (name.clone(), queue.ready.len()))
+                .collect();
+            let mut world = World {
+                dice,
+                plan: &self.plan,
+                published: &mut self.pair.model.published,
+                history: &mut self.history,
+                channels: &mut self.channels,
+            };
+            self.clients[0].harvest(&queues, &mut world);
+            self.come_to_rest(dice)?;
+            if self.pair.machine.broker.totals().ready == 0 {
+                break;
+            }
+        }
         let totals = self.pair.machine.broker.totals();
         if (totals.ready, totals.unacked, totals.ready_bytes) != (0, 0, 0) {
             return Err(violation!(

@@ -154,40 +154,53 @@ impl Model {
         }
     }
 
-    /// Who waits for a message gets it, if the broker says so. It has to, once nothing is in the
-    /// way any more.
+    /// Who waits for a message gets it, if the broker says so.
     pub(crate) fn look_again(&mut self) -> Checked {
-        while let Some((id, number)) = self.next_to_look()? {
+        self.eat()?;
+        while let (Some((id, number)), _) = self.next_to_look() {
             self.go_on(id, number)?;
         }
+        Ok(())
+    }
+
+    /// It has to, once nothing is in the way any more.
+    pub(crate) fn nobody_waits_in_vain(&mut self) -> Checked {
+        self.next_to_look().1?;
         for queue in self.queues.values_mut() {
             queue.woken = false;
         }
         Ok(())
     }
 
-    fn next_to_look(&mut self) -> Result<Option<(ConnectionId, u16)>, Violation> {
+    fn next_to_look(&mut self) -> (Option<(ConnectionId, u16)>, Checked) {
         let waiting = self.connections.iter().flat_map(|(&id, connection)| {
             let waiting = connection.waiting();
             waiting.filter_map(move |(number, waits)| Some((waits.begun, waits.queue?, id, number)))
         });
         let mut waiting: Vec<_> = waiting.collect();
         waiting.sort_unstable();
-        let mut vain = Ok(None);
+        let mut vain = Ok(());
         for (_, queue, id, number) in waiting {
             let now_ms = self.now_ms;
             let Some(queue) = self.queues.values_mut().find(|q| q.id == queue) else {
-                return Ok(Some((id, number)));
+                return (Some((id, number)), vain);
             };
             if queue.woken {
                 queue.used = now_ms;
             }
+            let waits = queue.waits_for_log();
             let Some(front) = queue.ready.front().cloned() else {
-                return Ok(Some((id, number)));
+                if self.hears_of_nothing(id, number) {
+                    return (Some((id, number)), vain);
+                }
+                if !waits {
+                    vain = Err(violation!("{id:?}/{number} waits at an empty queue"));
+                }
+                continue;
             };
-            let stands = queue.may_stand_still();
+            let stands = queue.may_stand_still() || front.due.is_some_and(|due| due <= now_ms);
             if self.is_fetched(id, number, &front) {
-                return Ok(Some((id, number)));
+                return (Some((id, number)), vain);
             }
             if !stands {
                 vain = Err(violation!(
@@ -196,7 +209,18 @@ impl Model {
                 ));
             }
         }
-        vain
+        (None, vain)
+    }
+
+    /// Whether the broker says that there is nothing to be had.
+    fn hears_of_nothing(&self, id: ConnectionId, number: u16) -> bool {
+        let mut sent = self.seen.get(&id).into_iter().flatten();
+        sent.any(|sent| match sent {
+            Outbound::Method { channel, method } => {
+                *channel == number && matches!(**method, Method::BasicGetEmpty(_))
+            }
+            _ => false,
+        })
     }
 
     /// Whether the broker answers a `basic.get` with this message.
@@ -341,6 +365,7 @@ impl Model {
             let is =
                 |fact: &Fact| matches!(fact, Fact::ExchangeDeleted { name } if **name == **gone);
             last = last.max(Some(self.record_of("an exchange's end", is)?));
+            self.removed = self.removed.max(last);
         }
         Ok(last)
     }

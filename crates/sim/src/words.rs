@@ -5,6 +5,8 @@ use std::fmt;
 use leveret_codec::{FieldTable, Method};
 use leveret_core::{Capabilities, ConnectionId, Lsn, Message, Outcome};
 
+use crate::letters::Past;
+
 /// Something that must not happen.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Violation(pub String);
@@ -63,6 +65,10 @@ pub struct Published {
     pub persistent: bool,
     /// Its priority; 0 if it says none.
     pub priority: u8,
+    /// How long it lasts by its own word, in milliseconds.
+    pub expiration_ms: Option<u64>,
+    /// What it has been through.
+    pub past: Past,
     /// A property is wrong: refused with this code.
     pub refused: Option<u16>,
 }
@@ -164,6 +170,17 @@ pub enum Event {
     Retired,
 }
 
+/// A message as a client has to see it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Shown {
+    /// Which.
+    pub id: u64,
+    /// Which of its letters, if it is one.
+    pub letter: Option<usize>,
+    /// What it says in `x-delivery-count`, if that is more than 0.
+    pub failures: u32,
+}
+
 /// What has to be sent, in this order on each connection. Deliveries and confirms are not here:
 /// when they are sent is for the broker to choose.
 #[derive(Clone, Debug)]
@@ -175,7 +192,7 @@ pub enum Expected {
         /// On this channel.
         channel: u16,
         /// Which.
-        id: u64,
+        shown: Shown,
         /// The flag.
         redelivered: bool,
         /// The delivery tag.

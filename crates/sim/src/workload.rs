@@ -12,8 +12,9 @@ use leveret_codec::{
 use crate::client::{Channel, Client, Mode, Phase, Sent};
 use crate::dice::Dice;
 use crate::history::{Event, History};
+use crate::letters::Past;
 use crate::model::{Published, Said};
-use crate::plan::Plan;
+use crate::plan::{Plan, TIMES_MS};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Action {
@@ -140,14 +141,16 @@ impl Client {
     /// Fetches everything that is left in some queues.
     pub fn harvest(&mut self, queues: &[(String, usize)], world: &mut World<'_>) {
         let number = 1;
-        *world.channels += 1;
-        let id = *world.channels;
-        let channel = Channel {
-            id,
-            ..Channel::default()
-        };
-        self.channels.insert(number, channel);
-        self.say(number, ChannelOpen::default());
+        if !self.channels.contains_key(&number) {
+            *world.channels += 1;
+            let id = *world.channels;
+            let channel = Channel {
+                id,
+                ..Channel::default()
+            };
+            self.channels.insert(number, channel);
+            self.say(number, ChannelOpen::default());
+        }
         for (queue, ready) in queues {
             for _ in 0..=*ready {
                 self.get(number, queue, true);
@@ -530,6 +533,11 @@ impl Client {
         if let Some(max) = plan.priority_max {
             arguments.insert("x-max-priority", FieldValue::U8(max.saturating_sub(more)));
         }
+        let mut rules = plan.rules.clone();
+        if world.dice.chance(1) {
+            rules.length_max = rules.length_max.map(|max| max + 1);
+        }
+        rules.write(&mut arguments);
         let declare = QueueDeclare {
             queue: short(&plan.name),
             passive: world.dice.chance(4),
@@ -652,11 +660,17 @@ fn message(id: u64, world: &mut World<'_>) -> Published {
     if dice.chance(40) {
         properties.priority = Some(dice.one_of(&[0, 1, 2, 3, 5, 7, 255]));
     }
-    let mut refused = None;
-    if dice.chance(2) {
+    let (mut refused, mut expiration_ms) = (None, None);
+    if dice.chance(world.plan.expirations) {
+        let ms = dice.one_of(&TIMES_MS);
+        expiration_ms = Some(ms);
+        properties.expiration = Some(Bytes::from(ms.to_string()));
+    } else if dice.chance(2) {
         let good = dice.chance(90);
-        let expiration: &[u8] = if good { b"315360000000" } else { b"soon" };
-        properties.expiration = Some(Bytes::from_static(expiration));
+        let ms = 315_360_000_000;
+        let expiration = if good { ms.to_string() } else { "soon".into() };
+        expiration_ms = good.then_some(ms);
+        properties.expiration = Some(Bytes::from(expiration));
         refused = (!good).then_some(406);
     } else if dice.chance(1) {
         let good = dice.chance(90);
@@ -671,6 +685,14 @@ fn message(id: u64, world: &mut World<'_>) -> Published {
             if world.dice.chance(50) {
                 headers.insert(name, FieldValue::I32(world.dice.below(2) as i32));
             }
+        }
+        if world.dice.chance(3) {
+            // Nobody believes it.
+            let mut death = FieldTable::default();
+            death.insert("queue", world.plan.queue(world.dice).name.as_str());
+            death.insert("reason", "expired");
+            death.insert("count", 7);
+            headers.insert("x-death", FieldValue::Array(vec![FieldValue::Table(death)]));
         }
         if world.dice.chance(10) {
             let cc = key(world, &WORDS[..3]);
@@ -707,6 +729,8 @@ fn message(id: u64, world: &mut World<'_>) -> Published {
         body_len,
         persistent,
         priority: properties.priority.unwrap_or_default(),
+        expiration_ms,
+        past: Past::default(),
         refused,
     }
 }

@@ -16,7 +16,7 @@ const THREADS: u64 = 2;
 /// What has to have happened in all runs together, and how often at least. A number that falls
 /// below says that the clients have gone lazy, and that everything else here proves little.
 #[rustfmt::skip]
-const WORK: [(&str, u64); 48] = [
+const WORK: [(&str, u64); 64] = [
     ("answers that waited",     10_000),
     ("binds",                   10_000),
     ("blocked",                  1_000),
@@ -65,6 +65,23 @@ const WORK: [(&str, u64); 48] = [
     ("session timeouts",           100),
     ("settled",                  5_000),
     ("unread",                   1_000),
+    // What queues get rid of.
+    ("commits that a queue refused", 10),
+    ("dead letters",             1_000),
+    ("delivered letters",          500),
+    ("deliveries that say how often",100),
+    ("delivery_limit",             100),
+    ("dropped",                  1_000),
+    ("expired",                  1_000),
+    ("letters held back",          100),
+    ("letters that would go round", 50),
+    ("letters to nobody",           50),
+    ("maxlen",                     100),
+    ("nacks",                      100),
+    ("recovered letters",           50),
+    ("refused",                  1_000),
+    ("rejected",                 1_000),
+    ("with a time, recovered",     100),
 ];
 
 #[test]
