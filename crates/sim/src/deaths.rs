@@ -116,6 +116,29 @@ impl Model {
         Ok(true)
     }
 
+    /// Of what expires in one tick, takes what did before a queue expired then.
+    pub(crate) fn expire_before(&mut self, due_ms: u64) -> Checked {
+        // All that is due in a queue goes when the first of it is.
+        let mut going: Option<(String, u64)> = None;
+        while let Some(died) = self.died.front() {
+            let same = going.as_ref().filter(|(queue, _)| **queue == *died.queue);
+            let first = || {
+                let queue = self.queues.get(&*died.queue)?;
+                let mut ready = queue.ready.iter();
+                let item = ready.find(|item| Some(item.seq) == died.place.map(|place| place.0))?;
+                item.due
+            };
+            let Some(at) = same.map(|(_, at)| *at).or_else(first) else {
+                return Ok(());
+            };
+            going = Some((died.queue.to_string(), at));
+            if at >= due_ms || !self.eat_death()? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     /// Where the message stands in its queue that expired or was dropped, if that is right.
     fn death_makes_sense(&self, died: &Died) -> Option<usize> {
         let queue = self.queues.get(&*died.queue)?;

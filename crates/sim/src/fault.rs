@@ -459,9 +459,8 @@ impl Machine {
         };
         if early && let Some(last) = self.fx.records.last().map(|record| record.lsn) {
             self.broker.handle(now, Input::Durable(last), &mut self.fx);
-            let happened = &mut self.happened;
+            self.happened = true; // confirms and answers may come too early from here on
             self.fx.drain_sends(|id, batch| {
-                *happened |= !batch.is_empty(); // confirms, and answers to commits
                 sends.entry(id).or_default().extend(batch.drain(..));
             });
         }

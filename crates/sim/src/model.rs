@@ -437,19 +437,16 @@ impl Model {
                 }
             }
             Event::Tick => {
-                self.eat()?;
                 let due = |queue: &Queue| {
-                    let used = queue.used;
-                    queue.consumers.is_empty()
-                        && queue.expires.is_some_and(|ms| used + ms <= now.mono.0)
+                    let due = queue.expires.map(|ms| queue.used + ms);
+                    due.filter(|due| queue.consumers.is_empty() && *due <= now.mono.0)
                 };
-                let gone: Vec<String> = self
-                    .queues
-                    .iter()
-                    .filter(|(_, queue)| due(queue))
-                    .map(|(name, _)| name.clone())
-                    .collect();
-                for name in gone {
+                let queues = self.queues.iter();
+                let gone = queues.filter_map(|(name, queue)| Some((due(queue)?, name.clone())));
+                let mut gone: Vec<(u64, String)> = gone.collect();
+                gone.sort();
+                for (due, name) in gone {
+                    self.expire_before(due)?;
                     self.count("expired queues", 1);
                     self.delete_queue(&name)?;
                 }

@@ -1,5 +1,7 @@
 //! What the clients of a run do: the choices of each moment.
 
+use std::collections::btree_map::Entry;
+
 use bytes::Bytes;
 use leveret_codec::{
     BasicAck, BasicCancel, BasicConsume, BasicGet, BasicNack, BasicPublish, BasicQos, BasicRecover,
@@ -141,14 +143,12 @@ impl Client {
     /// Fetches everything that is left in some queues.
     pub fn harvest(&mut self, queues: &[(String, usize)], world: &mut World<'_>) {
         let number = 1;
-        if !self.channels.contains_key(&number) {
+        if let Entry::Vacant(channel) = self.channels.entry(number) {
             *world.channels += 1;
-            let id = *world.channels;
-            let channel = Channel {
-                id,
+            channel.insert(Channel {
+                id: *world.channels,
                 ..Channel::default()
-            };
-            self.channels.insert(number, channel);
+            });
             self.say(number, ChannelOpen::default());
         }
         for (queue, ready) in queues {
