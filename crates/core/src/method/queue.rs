@@ -263,11 +263,7 @@ impl Vhost {
             return Ok(());
         };
         let durable = queue.durable;
-        let places = if durable {
-            queue.places()
-        } else {
-            Vec::new()
-        };
+        let places = if durable { queue.places() } else { Vec::new() };
         if let Some(deadlines) = &mut queue.deadlines {
             deadlines.forget_waiting();
         }
