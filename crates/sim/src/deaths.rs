@@ -13,6 +13,9 @@ use crate::violation;
 /// Deaths that are carried out in one go.
 const BURIED_AT_ONCE: usize = 1_000;
 
+/// What is held back when it is due is due again after so many milliseconds.
+const HELD_LOOK_MS: u64 = 20;
+
 /// A message that died and goes on elsewhere.
 #[derive(Clone, Debug)]
 pub(crate) struct Dead {
@@ -58,13 +61,40 @@ impl Model {
     }
 
     /// Whether its time is over, if that is known. After somebody has set the clock on the wall it is
-    /// not, of messages that were read back.
+    /// not, of messages that were read back; and nothing expires that could not have been had.
     pub(crate) fn is_due(&self, queue: &Queue, item: &Item) -> Option<bool> {
         let Some(due) = item.due else {
             return Some(false);
         };
-        let unknown = self.clock_was_set && self.may_be_away(queue, item);
+        if queue.holds_back(item) {
+            return Some(false);
+        }
+        let unknown = (self.clock_was_set || item.put_off) && self.may_be_away(queue, item);
         (!unknown).then_some(due <= self.now_ms)
+    }
+
+    /// What is held back is given some more time when it is due. When exactly is not known of what
+    /// may be away: then it is due when it has been read.
+    pub(crate) fn put_off(&mut self) {
+        let mut late: Vec<(String, u64, bool)> = Vec::new();
+        for (name, queue) in self.queues.iter().filter(|(_, q)| !q.held.is_empty()) {
+            let is_due = |item: &&Item| item.due.is_some_and(|due| due <= self.now_ms);
+            let held = queue.ready.iter().filter(|item| queue.holds_back(item));
+            for item in held.filter(is_due) {
+                late.push((name.clone(), item.seq, self.may_be_away(queue, item)));
+            }
+        }
+        self.count("put off", late.len() as u64);
+        for (name, seq, may_be_away) in late {
+            let queue = self.queues.get_mut(&name);
+            let item = queue.and_then(|q| q.ready.iter_mut().find(|item| item.seq == seq));
+            if let Some(item) = item {
+                item.put_off = true;
+                if !may_be_away {
+                    item.due = Some(self.now_ms + HELD_LOOK_MS);
+                }
+            }
+        }
     }
 
     /// Whether a queue holds more than it may.
@@ -342,6 +372,7 @@ impl Model {
                 failures: 0,
                 due: ms.map(|ms| now_ms + ms),
                 came: turn,
+                put_off: false,
                 safe,
             };
             if safe > durable {
@@ -370,7 +401,8 @@ impl Model {
     }
 
     /// After a tick: nothing is there whose time is over, unless it is away.
-    pub(crate) fn check_times(&self) -> Checked {
+    pub(crate) fn check_times(&mut self) -> Checked {
+        self.put_off();
         for (name, queue) in &self.queues {
             let overdue = |item: &&Item| {
                 self.is_due(queue, item) == Some(true) && !self.may_be_away(queue, item)

@@ -18,6 +18,7 @@ const SHARED_PREFETCH: &str = "beyond the shared prefetch";
 impl Model {
     /// After a command: everything it brings about has been sent, and nothing waits in vain.
     pub(crate) fn settle_down(&mut self) -> Checked {
+        self.put_off();
         self.eat()?;
         let mut waiting = Vec::new();
         for (name, queue) in &self.queues {

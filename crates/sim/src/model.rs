@@ -44,6 +44,8 @@ pub struct Item {
     pub failures: u32,
     /// When it expires, in milliseconds.
     pub due: Option<u64>,
+    /// Its time was over when nobody could have had it.
+    pub put_off: bool,
     /// The turn it came in.
     pub came: u64,
     /// Nobody may see it before this record is safe.
@@ -147,9 +149,15 @@ impl Queue {
         let stands = |item: &Item| {
             item.number() > self.mark
                 || self.away_from.is_some_and(|from| item.seq >= from)
-                || self.held.iter().any(|&(_, from)| from <= item.number())
+                || self.holds_back(item)
         };
         self.ready.front().is_some_and(stands)
+    }
+
+    /// Whether nobody may have a message yet, because of a record that is not safe.
+    #[must_use]
+    pub fn holds_back(&self, item: &Item) -> bool {
+        self.held.iter().any(|&(_, from)| from <= item.number())
     }
 }
 
@@ -515,6 +523,7 @@ impl Model {
                     failures: 0,
                     due: ms.map(|ms| self.now_ms + ms.saturating_sub(passed)),
                     came: 0,
+                    put_off: false,
                     safe: Lsn(0),
                 })
             };

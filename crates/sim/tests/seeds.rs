@@ -16,7 +16,7 @@ const THREADS: u64 = 2;
 /// What has to have happened in all runs together, and how often at least. A number that falls
 /// below says that the clients have gone lazy, and that everything else here proves little.
 #[rustfmt::skip]
-const WORK: [(&str, u64); 64] = [
+const WORK: [(&str, u64); 65] = [
     ("answers that waited",     10_000),
     ("binds",                   10_000),
     ("blocked",                  1_000),
@@ -78,6 +78,7 @@ const WORK: [(&str, u64); 64] = [
     ("letters to nobody",           50),
     ("maxlen",                     100),
     ("nacks",                      100),
+    ("put off",                     50),
     ("recovered letters",           50),
     ("refused",                  1_000),
     ("rejected",                 1_000),
