@@ -99,6 +99,13 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether it is made from the first declaration of a queue on, and may show in many ways: in
+    /// declarations that are not equal any more, or are.
+    #[must_use]
+    pub fn bends_rules(self) -> bool {
+        matches!(self, Self::DropNewest | Self::WrongDeliveryLimit)
+    }
+
     /// All of them.
     pub const ALL: [Self; 37] = [
         Self::DropDelivery,
