@@ -40,12 +40,11 @@ pub(crate) fn encode(state: &State, needed: &[Needed]) -> Vec<u8> {
         put_varint(&mut out, u64::from(*number));
         put_bytes(&mut out, vhost.name.as_bytes());
         put_varint(&mut out, vhost.last);
-        let definitions = vhost.definitions.iter();
-        put_varint(&mut out, definitions.len() as u64);
-        for (lsn, fact) in definitions {
+        put_varint(&mut out, vhost.definitions.len() as u64);
+        for (lsn, fact) in vhost.definitions.iter() {
             put_varint(&mut out, lsn);
-            out.push(kind_of(fact));
-            put_fact(&mut out, fact);
+            out.push(kind_of(&fact));
+            put_fact(&mut out, &fact);
         }
     }
     put_varint(&mut out, state.queues().count() as u64);

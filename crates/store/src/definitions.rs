@@ -1,9 +1,13 @@
 //! The exchanges, queues, bindings and notes of a vhost that are there.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::{iter, mem};
 
 use leveret_core::record::{BindingFact, Fact};
+
+use crate::notes::Notes;
 
 /// Number of a record, and 0 for a queue; for others counted from 1, should a record say several.
 type Key = (u64, u32);
@@ -13,7 +17,7 @@ type Key = (u64, u32);
 pub(crate) struct Definitions {
     facts: BTreeMap<Key, Fact>,
     exchanges: BTreeMap<Arc<str>, Key>,
-    notes: BTreeMap<Arc<[u8]>, Key>,
+    notes: Notes,
     /// Bindings by their source.
     from: BTreeMap<Arc<str>, BTreeSet<Key>>,
     /// Bindings by their destination; whether it is a queue.
@@ -21,15 +25,35 @@ pub(crate) struct Definitions {
 }
 
 impl Definitions {
-    /// In the order of their records.
-    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (u64, &Fact)> {
-        self.facts.iter().map(|(key, fact)| (key.0, fact))
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.facts.len() + self.notes.len()
+    }
+
+    /// In the order of their records; notes are the last ones of a record.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Cow<'_, Fact>)> {
+        let facts = self.facts.iter();
+        let mut facts = facts.map(|(key, fact)| (key.0, Cow::Borrowed(fact)));
+        let notes = self.notes.iter();
+        let mut notes = notes.map(|(lsn, note)| (lsn, Cow::Owned(Fact::Noted(note))));
+        let (mut fact, mut note) = (facts.next(), notes.next());
+        iter::from_fn(move || {
+            let is_note = match (&fact, &note) {
+                (Some((fact, _)), Some((note, _))) => note < fact,
+                (fact, _) => fact.is_none(),
+            };
+            if is_note {
+                mem::replace(&mut note, notes.next())
+            } else {
+                mem::replace(&mut fact, facts.next())
+            }
+        })
     }
 
     /// Takes a fact in. The queue's number of a declaration is `lsn`.
     pub(crate) fn apply(&mut self, lsn: u64, fact: Fact) {
-        match &fact {
-            Fact::ExchangeDeclared { name, .. } => {
+        match fact {
+            Fact::ExchangeDeclared { ref name, .. } => {
                 let key = self.key(lsn);
                 if let Some(before) = self.exchanges.insert(Arc::clone(name), key) {
                     self.facts.remove(&before);
@@ -39,7 +63,7 @@ impl Definitions {
             Fact::QueueDeclared { .. } => {
                 self.facts.insert((lsn, 0), fact);
             }
-            Fact::Bound(binding) => {
+            Fact::Bound(ref binding) => {
                 // Its place may be taken by nothing else, so an equal one before it is the same.
                 self.unbind(binding);
                 let key = self.key(lsn);
@@ -50,28 +74,19 @@ impl Definitions {
                 self.facts.insert(key, fact);
             }
             Fact::ExchangeDeleted { name } => {
-                if let Some(declared) = self.exchanges.remove(name) {
+                if let Some(declared) = self.exchanges.remove(&name) {
                     self.facts.remove(&declared);
                 }
-                let from = self.from.get(name).cloned().unwrap_or_default();
+                let from = self.from.get(&name).cloned().unwrap_or_default();
                 self.remove_bindings(from);
-                self.remove_bindings_to(false, name);
+                self.remove_bindings_to(false, &name);
             }
             Fact::QueueDeleted { queue, name } => {
                 self.facts.remove(&(queue.0, 0));
-                self.remove_bindings_to(true, name);
+                self.remove_bindings_to(true, &name);
             }
-            Fact::Unbound(binding) => self.unbind(binding),
-            Fact::Noted(note) => {
-                if let Some(before) = self.notes.remove(&note.key) {
-                    self.facts.remove(&before);
-                }
-                if note.value.is_some() {
-                    let key = self.key(lsn);
-                    self.notes.insert(Arc::clone(&note.key), key);
-                    self.facts.insert(key, fact);
-                }
-            }
+            Fact::Unbound(binding) => self.unbind(&binding),
+            Fact::Noted(note) => self.notes.apply(lsn, note),
             _ => {}
         }
     }

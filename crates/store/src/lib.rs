@@ -24,6 +24,7 @@ mod keeper;
 mod log;
 mod messages;
 mod metrics;
+mod notes;
 mod opening;
 mod options;
 mod plan;

@@ -126,7 +126,7 @@ pub fn salvage<F: Disk, T: Disk>(
         salvaged.vhosts += 1;
         let facts = vhost.definitions.iter().map(|(lsn, fact)| Record {
             lsn: Lsn(lsn),
-            fact: fact.clone(),
+            fact: fact.into_owned(),
         });
         let records: Vec<_> = facts.collect();
         salvaged.definitions += records.len() as u64;

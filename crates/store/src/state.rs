@@ -338,7 +338,7 @@ impl State {
         Recovered {
             last: Lsn(vhost.last),
             definitions: definitions
-                .map(|(lsn, fact)| (Lsn(lsn), fact.clone()))
+                .map(|(lsn, fact)| (Lsn(lsn), fact.into_owned()))
                 .collect(),
             queues,
         }
