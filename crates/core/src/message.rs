@@ -78,6 +78,13 @@ impl Message {
     /// cannot be one.
     #[must_use]
     pub fn from_block(block: &[u8]) -> Option<Self> {
+        Self::read_block(block).map(|(message, _)| message)
+    }
+
+    /// As [`from_block`](Self::from_block), with the message's [`properties`](Self::properties):
+    /// they are decoded anyway.
+    #[must_use]
+    pub fn read_block(block: &[u8]) -> Option<(Self, Properties)> {
         let head = block.get(..HEAD)?;
         let address_len = usize::from(u16::from_le_bytes([head[6], head[7]]));
         let properties_len = u32::from_le_bytes([head[2], head[3], head[4], head[5]]);
@@ -88,11 +95,11 @@ impl Message {
         let after = (HEAD + address_len).checked_add(usize::try_from(properties_len).ok()?)?;
         let flags = u16::from_le_bytes([head[0], head[1]]);
         let properties = block.get(HEAD + address_len..after)?;
+        let properties = Properties::parse(flags, properties).ok()?;
         let sound = key.len() == usize::from(key_len)
             && std::str::from_utf8(exchange).is_ok()
-            && std::str::from_utf8(key).is_ok()
-            && Properties::parse(flags, properties).is_ok();
-        sound.then(|| Self(Arc::from(block)))
+            && std::str::from_utf8(key).is_ok();
+        sound.then(|| (Self(Arc::from(block)), properties))
     }
 
     /// A message of the broker's own. Exchange and key are cut as in [`Message::build`].

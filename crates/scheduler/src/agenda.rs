@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use leveret_core::ids::Wall;
 
+use crate::seldom::Perhaps;
+
 /// Place of a schedule in the registry.
 pub(crate) type Slot = u32;
 
@@ -21,8 +23,12 @@ pub(crate) enum Task {
 }
 
 /// When each task of one schedule is due, as the agenda has it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Appointments([Option<Wall>; 4]);
+#[derive(Debug)]
+pub(crate) struct Appointments {
+    planned: Perhaps,
+    /// Of the other tasks by their numbers, while there is any.
+    others: Option<Box<[Perhaps; 4]>>,
+}
 
 /// All tasks by time. O(log n) each.
 #[derive(Debug, Default)]
@@ -30,7 +36,35 @@ pub(crate) struct Agenda(BTreeSet<(Wall, Task, Slot)>);
 
 impl Appointments {
     pub(crate) fn get(&self, task: Task) -> Option<Wall> {
-        self.0[task as usize]
+        if task == Task::Planned {
+            return self.planned.get();
+        }
+        self.others.as_ref()?[task as usize].get()
+    }
+
+    fn set(&mut self, task: Task, at: Option<Wall>) {
+        if task == Task::Planned {
+            self.planned = at.into();
+            return;
+        }
+        if at.is_none() && self.others.is_none() {
+            return;
+        }
+        let none = || Box::new([Perhaps::NONE; 4]);
+        let others = self.others.get_or_insert_with(none);
+        others[task as usize] = at.into();
+        if **others == [Perhaps::NONE; 4] {
+            self.others = None;
+        }
+    }
+}
+
+impl Default for Appointments {
+    fn default() -> Self {
+        Self {
+            planned: Perhaps::NONE,
+            others: None,
+        }
     }
 }
 
@@ -47,10 +81,11 @@ impl Agenda {
         task: Task,
         at: Option<Wall>,
     ) {
-        let old = std::mem::replace(&mut appointments.0[task as usize], at);
+        let old = appointments.get(task);
         if old == at {
             return;
         }
+        appointments.set(task, at);
         if let Some(old) = old {
             self.0.remove(&(old, task, slot));
         }

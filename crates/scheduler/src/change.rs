@@ -1,9 +1,11 @@
 //! What orders change: making, deleting, pausing, running at once, making up for what has passed.
 
+use std::sync::Arc;
+
 use leveret_core::error::AmqpError;
 use leveret_core::ids::Wall;
 use leveret_core::message::Message;
-use leveret_core::schedule::{Deeds, Rights};
+use leveret_core::schedule::{Deeds, Note, Rights};
 use serde_json::{Value, json};
 
 use crate::agenda::{Agenda, Slot, Task};
@@ -12,9 +14,7 @@ use crate::definition::{Definition, Wishes, overdue};
 use crate::done::Done;
 use crate::metrics::Counter;
 use crate::order::Previewed;
-use crate::registry::{
-    Limits, Registry, SHOWN_WORK, TIME_WORK, definition_key, keep, note, run_key, state_key,
-};
+use crate::registry::{Limits, Registry, SHOWN_WORK, TIME_WORK, keep, note, run_key, state_key};
 use crate::reply;
 use crate::run::Origin;
 use crate::schedule::Schedule;
@@ -25,13 +25,13 @@ use crate::trigger::Trigger;
 const PROPERTIES_MAX: usize = 64 << 10;
 
 impl Registry {
-    /// Makes a schedule, or changes the one of that name.
+    /// Makes a schedule, or changes the one of that name. `template` is its message.
     pub(crate) fn put(
         &mut self,
         now: Wall,
         mut definition: Definition,
         wishes: Wishes,
-        order: &Message,
+        template: &Message,
         deeds: &mut Deeds,
     ) -> Result<Value, AmqpError> {
         let slot = self.names.get(&definition.name).copied();
@@ -40,35 +40,43 @@ impl Registry {
         if wishes.overdue && !wishes.made_up_for && !goes_on {
             return Err(overdue());
         }
-        definition.updated = now;
-        let kept = definition.encode(order);
-        definition.kept_octets = kept.len();
-        self.check_room(&definition, order, old)?;
+        self.check_room(&definition, template, old)?;
         let mut state = match old {
             Some(old) if goes_on => old.state.clone(),
             Some(old) => State {
-                done: old.state.done.for_another(&definition.trigger, now, |at| {
-                    old.history.find(Origin::Trigger, at).is_some()
-                }),
-                catch_up_to: Wall(0),
+                done: old
+                    .state
+                    .done
+                    .for_another(&definition.rule.trigger, now, |at| {
+                        old.past.history.find(Origin::Trigger, at).is_some()
+                    }),
                 ..old.state.clone()
             },
-            None => State::new(Done::for_new(&definition.trigger, now)),
+            None => State::new(Done::for_new(&definition.rule.trigger, now)),
         };
+        if !goes_on && state.more.catch_up_to > Wall(0) {
+            state.more.catch_up_to = Wall(0);
+        }
         let next = state.done.next(now, |t| definition.next_after(t));
-        let is_reboot = definition.trigger == Trigger::Reboot;
+        let is_reboot = definition.rule.trigger == Trigger::Reboot;
         if next.is_none() && !is_reboot && !goes_on && !wishes.overdue {
             return Err(never(&definition.name));
         }
-        let paused = wishes.paused.unwrap_or(state.paused);
+        let paused = wishes.paused.unwrap_or(state.more.paused);
         state.pause(paused, now);
         if let Some(note) = wishes.note {
-            state.note = note;
+            state.more.note = note;
         }
         // Nothing is refused from here on.
-        let name = definition.name.clone();
+        if let Some(old) = slot.and_then(|slot| self.schedule(slot)) {
+            definition.name = old.definition.name.clone();
+        }
+        let note = Note {
+            key: Arc::clone(definition.name.key()),
+            value: Some(Arc::clone(&definition.kept)),
+        };
         let slot = self.place(slot, definition, state, deeds);
-        keep(deeds, [note(definition_key(&name), Some(kept))]);
+        keep(deeds, [note]);
         keep(deeds, self.state_note(slot));
         self.plan(slot, now);
         Ok(reply::changed(self, slot))
@@ -77,7 +85,7 @@ impl Registry {
     fn check_room(
         &self,
         definition: &Definition,
-        order: &Message,
+        template: &Message,
         old: Option<&Schedule>,
     ) -> Result<(), AmqpError> {
         let refuse = |what: String| Err(AmqpError::precondition_failed(what));
@@ -87,13 +95,13 @@ impl Registry {
             templates_octets_max,
             ..
         } = self.limits;
-        if order.block().len() > template_octets_max {
+        if definition.order_octets() > template_octets_max {
             return refuse(format!(
                 "the message of schedule {} is larger than {template_octets_max} octets",
                 quoted(&definition.name)
             ));
         }
-        if definition.template.raw_properties().len() > PROPERTIES_MAX {
+        if template.raw_properties().len() > PROPERTIES_MAX {
             return refuse(format!(
                 "the properties of the message of schedule {} are larger than {PROPERTIES_MAX} \
                  octets: its consumers could not receive it",
@@ -120,7 +128,7 @@ impl Registry {
     fn place(
         &mut self,
         slot: Option<Slot>,
-        definition: Definition,
+        mut definition: Definition,
         state: State,
         deeds: &mut Deeds,
     ) -> Slot {
@@ -128,13 +136,16 @@ impl Registry {
         if let Some(slot) = slot {
             let mut freed = 0;
             if let Some(schedule) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) {
-                let old = &schedule.definition;
-                freed = octets(old);
-                self.rhythms
-                    .replace(slot, &old.trigger, &definition.trigger);
-                schedule.definition = definition;
+                self.rules.share(&mut definition.rule);
+                self.terms.share(&mut definition.terms);
+                let old = std::mem::replace(&mut schedule.definition, definition);
+                freed = octets(&old);
+                let new = &schedule.definition.rule.trigger;
+                self.rhythms.replace(slot, &old.rule.trigger, new);
+                self.rules.release(&old.rule);
+                self.terms.release(&old.terms);
                 schedule.state = state;
-                schedule.planned = None;
+                schedule.set_planned(None);
             }
             self.templates_octets -= freed;
             return slot;
@@ -148,13 +159,15 @@ impl Registry {
     }
 
     /// Adds a schedule whose name is new.
-    pub(crate) fn insert(&mut self, schedule: Schedule) -> Slot {
+    pub(crate) fn insert(&mut self, mut schedule: Schedule) -> Slot {
+        self.rules.share(&mut schedule.definition.rule);
+        self.terms.share(&mut schedule.definition.terms);
         let name = schedule.definition.name.clone();
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             Slot::try_from(self.slots.len() - 1).unwrap_or(Slot::MAX) // bounded far below
         });
-        self.rhythms.add(slot, &schedule.definition.trigger);
+        self.rhythms.add(slot, &schedule.definition.rule.trigger);
         self.slots[slot as usize] = Some(Box::new(schedule));
         self.names.insert(name, slot);
         self.metrics.set(Counter::schedules, self.names.len());
@@ -173,20 +186,25 @@ impl Registry {
         };
         let name = schedule.definition.name.clone();
         // The definition last: until it is gone, the schedule is still there.
-        let runs = schedule.history.numbered();
+        let runs = schedule.past.history.numbered();
         let mut notes: Vec<_> = runs
             .map(|(number, _)| note(run_key(&name, number), None))
             .collect();
         notes.push(note(state_key(&name), None));
-        notes.push(note(definition_key(&name), None));
+        notes.push(Note {
+            key: Arc::clone(name.key()),
+            value: None,
+        });
         keep(deeds, notes);
         forget_tasks(&mut self.agenda, slot, &mut schedule);
-        self.rhythms.remove(slot, &schedule.definition.trigger);
-        if let Some(at) = schedule.ended {
+        self.rhythms.remove(slot, &schedule.definition.rule.trigger);
+        if let Some(at) = schedule.past.ended {
             self.ended.remove(&(at, slot));
         }
-        self.lengths.remove(&(schedule.history.len(), slot));
-        self.history_runs -= schedule.history.len();
+        self.lengths.remove(&(schedule.past.history.len(), slot));
+        self.history_runs -= schedule.past.history.len();
+        self.rules.release(&schedule.definition.rule);
+        self.terms.release(&schedule.definition.terms);
         self.templates_octets -= octets(&schedule.definition);
         self.names.remove(&name);
         self.free.push(slot);
@@ -208,7 +226,7 @@ impl Registry {
             let state = &mut schedule.state;
             state.pause(pause, now);
             if let Some(written) = written {
-                state.note = written;
+                state.more.note = written;
             }
         }
         keep(deeds, self.state_note(slot));
@@ -227,8 +245,8 @@ impl Registry {
         let mut nominal = now;
         if let Some(schedule) = self.schedule_mut(slot) {
             let state = &mut schedule.state;
-            nominal = now.max(Wall(state.last_run_now.0 + 1)); // no two of one name
-            state.last_run_now = nominal;
+            nominal = now.max(Wall(state.more.last_run_now.0 + 1)); // no two of one name
+            state.more.last_run_now = nominal;
         }
         self.fire(slot, Origin::Now, nominal, now, now, deeds);
         let mut reply = reply::changed(self, slot);
@@ -249,7 +267,7 @@ impl Registry {
         let Some(schedule) = self.schedule_mut(slot) else {
             return Err(AmqpError::not_found(format_args!("schedule '{name}'")));
         };
-        if schedule.state.backfills.len() >= BACKFILLS_MAX {
+        if schedule.state.more.backfills.len() >= BACKFILLS_MAX {
             return Err(AmqpError::precondition_failed(format_args!(
                 "schedule '{name}' has {BACKFILLS_MAX} backfills that are not done: wait for them"
             )));
@@ -271,9 +289,9 @@ impl Registry {
         }
         let state = &mut schedule.state;
         if runs > 0 {
-            state.backfill_count = state.backfill_count.wrapping_add(1);
-            let number = state.backfill_count;
-            state.backfills.push(Backfill { number, after, to });
+            state.more.backfill_count = state.more.backfill_count.wrapping_add(1);
+            let number = state.more.backfill_count;
+            state.more.backfills.push(Backfill { number, after, to });
             keep(deeds, self.state_note(slot));
             self.appoint(slot, Task::Backfill, Some(now));
             self.plan(slot, now);
@@ -302,7 +320,7 @@ impl Registry {
                 Ok(reply::preview(schedule, now, limit))
             }
             Previewed::Proposed(definition) => {
-                let done = Done::for_new(&definition.trigger, now);
+                let done = Done::for_new(&definition.rule.trigger, now);
                 let mut schedule = Schedule::new(*definition, State::new(done));
                 schedule.plan(now);
                 Ok(reply::preview(&schedule, now, limit))
@@ -327,5 +345,5 @@ fn never(name: &str) -> AmqpError {
 
 /// What a definition takes, in memory and in the log.
 pub(crate) fn octets(definition: &Definition) -> usize {
-    definition.kept_octets
+    definition.kept.len()
 }

@@ -1,11 +1,14 @@
 //! What a schedule is: name, trigger, policies, and the message with its target.
 //!
 //! All of it is in the headers of the order that made it. So what is kept in the log is that
-//! message, with the moment it came at, and a start reads it the way the order was read.
+//! message, with the moment it came at, and a start reads it the way the order was read. These octets
+//! are in memory once, for the log and for us: the message to fire is made of them each time.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::civil::Date;
+use leveret_codec::{FieldTable, Properties};
 use leveret_core::error::AmqpError;
 use leveret_core::fired;
 use leveret_core::ids::Wall;
@@ -14,6 +17,7 @@ use leveret_core::message::Message;
 use crate::cron::{Cron, Dialect, Dst, Expression, quoted};
 use crate::duration;
 use crate::header::{self, Headers, PREFIX};
+use crate::name::Name;
 use crate::octets::{Octets, put_text};
 use crate::policy::{Misfire, MisfireKind, Overlap, OverlapKind, Policy};
 use crate::time;
@@ -25,6 +29,9 @@ pub const NAME_OCTETS_MAX: usize = 200;
 
 /// First octet of a definition.
 const VERSION: u8 = 1;
+
+/// Where [`Definition::since`] is in it.
+const SINCE: Range<usize> = 1..9;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 const YEAR_MS: u64 = 366 * DAY_MS;
@@ -51,20 +58,37 @@ const EXCLUDED_MAX: usize = 1_000;
 /// A schedule as it was ordered.
 #[derive(Clone, Debug)]
 pub(crate) struct Definition {
-    pub(crate) name: Arc<str>,
-    /// In whose name it fires.
-    pub(crate) user: Arc<str>,
+    pub(crate) name: Name,
+    /// Shared by all schedules that go by the same.
+    pub(crate) rule: Arc<Rule>,
+    /// Shared by all schedules on the same terms.
+    pub(crate) terms: Arc<Terms>,
+    /// What is kept of it: the order, when it came, and from whom. Shared with the log.
+    pub(crate) kept: Arc<[u8]>,
+}
+
+/// When a schedule is due.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Rule {
     pub(crate) trigger: Trigger,
     pub(crate) zone: Zone,
+}
+
+/// How a schedule fires.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Terms {
+    /// In whose name.
+    pub(crate) user: Arc<str>,
     pub(crate) policy: Policy,
-    /// What it fires, with the address it goes to, and without the headers of the order.
-    pub(crate) template: Message,
-    /// When it was first said that it has this trigger: intervals are counted from here.
-    pub(crate) since: Wall,
-    /// When an order last changed it.
-    pub(crate) updated: Wall,
-    /// How many octets are kept of it.
-    pub(crate) kept_octets: usize,
+}
+
+/// What is kept of a definition.
+struct Kept<'a> {
+    since: Wall,
+    updated: Wall,
+    user: &'a str,
+    /// The order's block.
+    block: &'a [u8],
 }
 
 /// What an order says about the state of a schedule, not about what it is.
@@ -87,6 +111,18 @@ impl Definition {
         user: &Arc<str>,
         since: Wall,
     ) -> Result<(Self, Wishes), AmqpError> {
+        let kept = encode(since, since, user, message).into();
+        Self::with(headers, Name::new(name), user, since, kept)
+    }
+
+    /// The same, of which these octets are kept.
+    fn with(
+        headers: &Headers<'_>,
+        name: Name,
+        user: &Arc<str>,
+        since: Wall,
+        kept: Arc<[u8]>,
+    ) -> Result<(Self, Wishes), AmqpError> {
         let zone = zone(headers)?;
         let (policy, said) = policy(headers)?;
         let (trigger, zone) = trigger(headers, zone, &policy, since)?;
@@ -96,96 +132,151 @@ impl Definition {
             overdue: matches!(trigger, Trigger::At(at) if at <= since),
             made_up_for: said && policy.misfire.kind != MisfireKind::Skip,
         };
+        check_message(headers)?;
+        let user = Arc::clone(user);
         let definition = Self {
-            name: name.into(),
-            user: Arc::clone(user),
-            trigger,
-            zone,
-            policy,
-            template: template(headers, message)?,
-            since,
-            updated: since,
-            kept_octets: 0, // until it is to be kept
+            name,
+            rule: Arc::new(Rule { trigger, zone }),
+            terms: Arc::new(Terms { user, policy }),
+            kept,
         };
         Ok((definition, wishes))
     }
 
-    /// Where its messages go that are rejected, if it says so.
-    pub(crate) fn dead_letter_exchange(&self) -> Option<String> {
-        let headers = self.template.properties().headers?;
-        let exchange = headers.get(fired::DEAD_LETTER_EXCHANGE)?.as_str()?;
-        Some(exchange.to_owned())
+    /// What it fires, with the address it goes to, and without the headers of the order.
+    pub(crate) fn template(&self) -> Message {
+        self.message_with(|_| {})
+    }
+
+    /// The same with other properties.
+    pub(crate) fn message_with(&self, change: impl FnOnce(&mut Properties)) -> Message {
+        // Was read before, so the default never shows.
+        let (order, properties) = self.order().unwrap_or_else(|| {
+            let none = Properties::default();
+            (Message::fired("", "", &none, &[]), none)
+        });
+        message_of(&order, properties, change)
+    }
+
+    /// Whether its messages survive a restart.
+    pub(crate) fn is_persistent(&self) -> bool {
+        self.order().is_some_and(|(order, _)| order.is_persistent())
+    }
+
+    /// When it was first said that it has this trigger: intervals are counted from here.
+    pub(crate) fn since(&self) -> Wall {
+        Kept::read(&self.kept).map_or(Wall(0), |kept| kept.since)
+    }
+
+    /// When an order last changed it.
+    pub(crate) fn updated(&self) -> Wall {
+        Kept::read(&self.kept).map_or(Wall(0), |kept| kept.updated)
+    }
+
+    /// Octets of the order that made it.
+    pub(crate) fn order_octets(&self) -> usize {
+        Kept::read(&self.kept).map_or(0, |kept| kept.block.len())
+    }
+
+    fn order(&self) -> Option<(Message, Properties)> {
+        Message::read_block(Kept::read(&self.kept)?.block)
     }
 
     /// The first nominal time after `t`.
     pub(crate) fn next_after(&self, t: Wall) -> Option<Wall> {
-        self.policy.next_after(&self.trigger, &self.zone, t)
+        let rule = &*self.rule;
+        self.terms.policy.next_after(&rule.trigger, &rule.zone, t)
     }
 
     /// When it is due: its nominal time, put off by what is always the same for this time.
     pub(crate) fn due(&self, nominal: Wall) -> Wall {
-        if self.policy.jitter_ms == 0 {
+        let jitter_ms = self.terms.policy.jitter_ms;
+        if jitter_ms == 0 {
             return nominal;
         }
         // Not past the next one, so that they stay in order.
         let room = self
             .next_after(nominal)
             .map_or(u64::MAX, |next| next.0 - nominal.0 - 1);
-        let most = self.policy.jitter_ms.min(room);
+        let most = jitter_ms.min(room);
         Wall(nominal.0 + spread(&self.name, nominal) % (most + 1))
     }
 
     /// Goes on as this one did, if the trigger is the same but for what it is counted from. False
     /// if it is another trigger.
     pub(crate) fn go_on_as(&mut self, old: &Self) -> bool {
-        let same = match (&self.trigger, &old.trigger) {
+        let same = match (&self.rule.trigger, &old.rule.trigger) {
             (Trigger::Every(new), Trigger::Every(old)) if !new.at_anchor && !old.at_anchor => {
                 new.interval_ms == old.interval_ms
             }
             (new, old) => new == old,
         };
         if same {
-            self.trigger = old.trigger.clone();
-            self.since = old.since;
+            let (trigger, zone) = (old.rule.trigger.clone(), self.rule.zone.clone());
+            self.rule = Arc::new(Rule { trigger, zone });
+            let mut kept = self.kept.to_vec();
+            if let Some(since) = kept.get_mut(SINCE) {
+                since.copy_from_slice(&old.since().0.to_le_bytes());
+            }
+            self.kept = kept.into();
         }
         same
     }
 
-    /// What is kept of it: the order itself.
-    pub(crate) fn encode(&self, order: &Message) -> Vec<u8> {
-        let mut out = vec![VERSION];
-        out.extend_from_slice(&self.since.0.to_le_bytes());
-        out.extend_from_slice(&self.updated.0.to_le_bytes());
-        put_text(&mut out, &self.user);
-        out.extend_from_slice(order.block());
-        out
-    }
-
-    /// From what was kept.
-    pub(crate) fn decode(octets: &[u8]) -> Result<(Self, Wishes), String> {
-        let kept_octets = octets.len();
-        let mut octets = Octets(octets);
-        let version = octets.u8();
-        if version != Some(VERSION) {
+    /// From what was kept, and under which key.
+    pub(crate) fn decode(of: Name, octets: &Arc<[u8]>) -> Result<(Self, Wishes), String> {
+        let version = octets.first();
+        if version != Some(&VERSION) {
             return Err(format!(
                 "the definition of a schedule has version {version:?}"
             ));
         }
-        let mut parts = || {
-            let (since, updated) = (Wall(octets.u64()?), Wall(octets.u64()?));
-            let user: Arc<str> = octets.text()?.into();
-            Some((since, updated, user, Message::from_block(octets.0)?))
+        let parts = || {
+            let kept = Kept::read(octets)?;
+            let (_, properties) = Message::read_block(kept.block)?;
+            Some((kept, properties))
         };
-        let (since, updated, user, order) =
-            parts().ok_or("the definition of a schedule cannot be read")?;
-        let table = order.properties().headers.unwrap_or_default();
+        let (kept, properties) = parts().ok_or("the definition of a schedule cannot be read")?;
+        let table = properties.headers.unwrap_or_default();
         let headers = Headers::checked(&table);
-        let read = || Self::read(&headers, name(&headers)?, &order, &user, since);
-        let (mut definition, wishes) = read().map_err(|error: AmqpError| error.text)?;
-        definition.updated = updated;
-        definition.kept_octets = kept_octets;
-        Ok((definition, wishes))
+        if name(&headers).map_err(|error| error.text)? != &*of {
+            return Err("kept under another name".to_owned());
+        }
+        let user = kept.user.into();
+        let octets = Arc::clone(octets);
+        Self::with(&headers, of, &user, kept.since, octets).map_err(|error| error.text)
     }
+}
+
+impl<'a> Kept<'a> {
+    fn read(octets: &'a [u8]) -> Option<Self> {
+        let mut octets = Octets(octets);
+        octets.u8()?;
+        Some(Self {
+            since: Wall(octets.u64()?),
+            updated: Wall(octets.u64()?),
+            user: octets.text()?,
+            block: octets.0,
+        })
+    }
+}
+
+/// What is kept of a definition: the order itself.
+fn encode(since: Wall, updated: Wall, user: &str, order: &Message) -> Vec<u8> {
+    let mut out = Vec::with_capacity(SINCE.end + 8 + 2 + user.len() + order.block().len());
+    out.push(VERSION);
+    out.extend_from_slice(&since.0.to_le_bytes());
+    out.extend_from_slice(&updated.0.to_le_bytes());
+    put_text(&mut out, user);
+    out.extend_from_slice(order.block());
+    out
+}
+
+/// Where messages go that are rejected, if the schedule that fires them says so.
+pub(crate) fn dead_letter_exchange(template: &Message) -> Option<String> {
+    let headers = template.properties().headers?;
+    let exchange = headers.get(fired::DEAD_LETTER_EXCHANGE)?.as_str()?;
+    Some(exchange.to_owned())
 }
 
 /// The refusal of a time that has passed.
@@ -389,8 +480,26 @@ fn excluded(headers: &Headers<'_>) -> Result<Box<[Date]>, AmqpError> {
     Ok(dates.into())
 }
 
-/// The message to fire, without what was said to us.
-fn template(headers: &Headers<'_>, order: &Message) -> Result<Message, AmqpError> {
+/// The message that a schedule of this order fires, its properties changed by what is said of a run.
+pub(crate) fn message_of(
+    order: &Message,
+    mut properties: Properties,
+    change: impl FnOnce(&mut Properties),
+) -> Message {
+    let table = properties.headers.take().unwrap_or_default();
+    let headers = Headers::checked(&table);
+    // Looked at by `check_message`.
+    let address = [&header::EXCHANGE, &header::ROUTING_KEY];
+    let address = address.map(|header| headers.any_text(header).ok().flatten());
+    let [exchange, key] = address.map(|text| text.unwrap_or_default().to_owned());
+    properties.headers = passed_on(table);
+    own_properties(&mut properties);
+    change(&mut properties);
+    Message::fired(&exchange, &key, &properties, order.body())
+}
+
+/// A message can be made of the order.
+fn check_message(headers: &Headers<'_>) -> Result<(), AmqpError> {
     let exchange = headers.any_text(&header::EXCHANGE)?.unwrap_or_default();
     let key = headers.any_text(&header::ROUTING_KEY)?.unwrap_or_default();
     check_passed_on(headers)?;
@@ -399,19 +508,25 @@ fn template(headers: &Headers<'_>, order: &Message) -> Result<Message, AmqpError
             return Err(header.error("longer than 255 octets"));
         }
     }
-    let mut properties = order.properties();
-    if let Some(table) = properties.headers.take() {
-        let kept: leveret_codec::FieldTable = table
-            .into_iter()
-            .filter(|(name, _)| {
-                let ours = name.as_str().starts_with(PREFIX);
-                let stays = !ours || header::PASSED_ON.contains(&name.as_str());
-                stays && *name.as_str() != *"BCC"
-            })
-            .map(|(name, value)| (name.as_str().to_owned(), value))
-            .collect();
-        properties.headers = Some(kept).filter(|kept| !kept.is_empty());
-    }
+    Ok(())
+}
+
+/// Headers of an order without what is said to us.
+fn passed_on(table: FieldTable) -> Option<FieldTable> {
+    let kept: FieldTable = table
+        .into_iter()
+        .filter(|(name, _)| {
+            let ours = name.as_str().starts_with(PREFIX);
+            let stays = !ours || header::PASSED_ON.contains(&name.as_str());
+            stays && *name.as_str() != *"BCC"
+        })
+        .map(|(name, value)| (name.as_str().to_owned(), value))
+        .collect();
+    Some(kept).filter(|kept| !kept.is_empty())
+}
+
+/// Properties of an order, as far as they are for what it fires.
+fn own_properties(properties: &mut Properties) {
     // Who gets the answer to the order is not who answers the message.
     if properties
         .reply_to
@@ -422,7 +537,6 @@ fn template(headers: &Headers<'_>, order: &Message) -> Result<Message, AmqpError
     }
     // Each run has its own.
     properties.message_id = None;
-    Ok(Message::fired(exchange, key, &properties, order.body()))
 }
 
 /// Headers that are for the queues make sense.

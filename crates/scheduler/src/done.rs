@@ -8,6 +8,7 @@
 //! for the wrong date; and when that date really comes, what was fired then is not fired again.
 
 use leveret_core::ids::Wall;
+use smallvec::{SmallVec, smallvec};
 
 use crate::octets::Octets;
 use crate::trigger::Trigger;
@@ -17,7 +18,7 @@ const STRETCHES_MAX: usize = 8;
 
 /// A set of nominal times, as stretches that do not overlap, in order. There is at least one.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Done(Vec<Stretch>);
+pub(crate) struct Done(SmallVec<[Stretch; 1]>);
 
 /// The nominal times after `from` and up to `to`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,7 +30,7 @@ struct Stretch {
 impl Done {
     /// Of a schedule that was made now: nothing that comes.
     pub(crate) fn until(now: Wall) -> Self {
-        Self(vec![Stretch { from: now, to: now }])
+        Self(smallvec![Stretch { from: now, to: now }])
     }
 
     /// The same, but the one time of a schedule that has only one may have passed.
@@ -135,7 +136,7 @@ impl Done {
 
     pub(crate) fn decode(octets: &mut Octets<'_>) -> Option<Self> {
         let count = octets.u8()?;
-        let stretches: Option<Vec<_>> = (0..count)
+        let stretches: Option<SmallVec<[Stretch; 1]>> = (0..count)
             .map(|_| {
                 let (from, to) = (Wall(octets.u64()?), Wall(octets.u64()?));
                 Some(Stretch { from, to })

@@ -83,10 +83,10 @@ impl Registry {
         };
         if let Some(schedule) = self.schedule_mut(slot) {
             if acked {
-                schedule.counts.acked += 1;
-                schedule.counts.processing_ms += took;
+                schedule.past.counts.acked += 1;
+                schedule.past.counts.processing_ms += took;
             } else {
-                schedule.counts.failed += 1;
+                schedule.past.counts.failed += 1;
             }
         }
         if acked {
@@ -103,10 +103,10 @@ impl Registry {
         let Some(schedule) = self.schedule(slot) else {
             return;
         };
-        let deadline = schedule.definition.policy.deadline_ms;
+        let deadline = schedule.definition.terms.policy.deadline_ms;
         let mut late = Vec::new();
         let mut next = None;
-        for (number, run) in schedule.history.numbered() {
+        for (number, run) in schedule.past.history.numbered() {
             if run.alarm || run.was_acked() || !run.was_fired() {
                 continue;
             }
@@ -124,7 +124,7 @@ impl Registry {
             self.keep_run(slot, number, deeds);
             self.metrics.add(Counter::alarms, 1);
             if let Some(schedule) = self.schedule_mut(slot) {
-                schedule.counts.alarms += 1;
+                schedule.past.counts.alarms += 1;
             }
         }
         self.appoint(slot, Task::Alarm, next);
@@ -133,8 +133,8 @@ impl Registry {
     /// The run of this name, if it is remembered.
     fn run(&self, message_id: &str) -> Option<(Slot, u64)> {
         let (name, origin, nominal): (_, Origin, _) = Origin::parse(message_id)?;
-        let slot = *self.names.get(name)?;
-        let number = self.schedule(slot)?.history.find(origin, nominal)?;
+        let slot = *self.names.get(name.as_bytes())?;
+        let number = self.schedule(slot)?.past.history.find(origin, nominal)?;
         Some((slot, number))
     }
 
@@ -144,12 +144,12 @@ impl Registry {
         number: u64,
         change: impl FnOnce(&mut Run) -> T,
     ) -> Option<T> {
-        self.schedule_mut(slot)?.history.change(number, change)
+        self.schedule_mut(slot)?.past.history.change(number, change)
     }
 
     fn keep_run(&self, slot: Slot, number: u64, deeds: &mut Deeds) {
         if let Some(schedule) = self.schedule(slot)
-            && let Some(run) = schedule.history.get(number)
+            && let Some(run) = schedule.past.history.get(number)
         {
             let key = run_key(&schedule.definition.name, number);
             keep(deeds, [note(key, Some(run.encode()))]);

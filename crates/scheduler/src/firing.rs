@@ -35,15 +35,15 @@ impl Registry {
         let Some(schedule) = self.schedule(slot) else {
             return;
         };
-        let Some((nominal, due)) = schedule.planned.filter(|(_, due)| *due <= now) else {
+        let Some((nominal, due)) = schedule.planned().filter(|(_, due)| *due <= now) else {
             return;
         };
         let late_ms = now.0 - due.0;
-        if late_ms <= MISFIRE_AFTER_MS || nominal <= schedule.state.catch_up_to {
+        if late_ms <= MISFIRE_AFTER_MS || nominal <= schedule.state.more.catch_up_to {
             self.take(slot, nominal, due, now, deeds);
             return;
         }
-        deeds.work += TIME_WORK * searches(&schedule.definition.policy.misfire);
+        deeds.work += TIME_WORK * searches(&schedule.definition.terms.policy.misfire);
         match catch(schedule, nominal, now) {
             Catch::Leave(until) => {
                 self.leave_out(slot, until, now);
@@ -56,7 +56,7 @@ impl Registry {
                 }
                 let mut due = due;
                 if let Some(schedule) = self.schedule_mut(slot) {
-                    schedule.state.catch_up_to = last;
+                    schedule.state.more.catch_up_to = last;
                     due = schedule.definition.due(first);
                 }
                 self.take(slot, first, due, now, deeds);
@@ -75,24 +75,24 @@ impl Registry {
             return;
         };
         schedule.state.done.mark(nominal);
-        if schedule.definition.trigger == Trigger::Reboot {
-            schedule.planned = None;
+        if schedule.definition.rule.trigger == Trigger::Reboot {
+            schedule.set_planned(None);
         }
-        let waiting = schedule.state.buffered.len();
+        let waiting = schedule.state.more.buffered.len();
         if waiting == 0 && schedule.busy_until(now).is_none() {
             self.fire(slot, Origin::Trigger, nominal, due, now, deeds);
             return;
         }
-        let room = match schedule.definition.policy.overlap.kind {
+        let room = match schedule.definition.terms.policy.overlap.kind {
             OverlapKind::Allow | OverlapKind::Skip => 0,
             OverlapKind::BufferOne => 1,
             OverlapKind::BufferAll => BUFFERED_MAX,
         };
         let mut notes = Vec::new();
         if waiting < room {
-            schedule.state.buffered.push_back(nominal);
+            schedule.state.more.buffered.push_back(nominal);
         } else {
-            schedule.counts.overlapped += 1;
+            schedule.past.counts.overlapped += 1;
             self.metrics.add(Counter::overlapped, 1);
             let run = Run::left_out(nominal, now, Outcome::Overlapped);
             self.remember(slot, run, &mut notes);
@@ -108,7 +108,7 @@ impl Registry {
             return;
         };
         if schedule.busy_until(now).is_none()
-            && let Some(nominal) = schedule.state.buffered.pop_front()
+            && let Some(nominal) = schedule.state.more.buffered.pop_front()
         {
             let due = schedule.definition.due(nominal);
             self.fire(slot, Origin::Trigger, nominal, due, now, deeds);
@@ -123,19 +123,24 @@ impl Registry {
             return;
         };
         let definition = &schedule.definition;
-        let next = schedule.state.backfills.first_mut().and_then(|backfill| {
-            let next = definition.next_after(backfill.after)?;
-            backfill.after = next;
-            (next <= backfill.to).then_some((backfill.number, next))
-        });
+        let next = schedule
+            .state
+            .more
+            .backfills
+            .first_mut()
+            .and_then(|backfill| {
+                let next = definition.next_after(backfill.after)?;
+                backfill.after = next;
+                (next <= backfill.to).then_some((backfill.number, next))
+            });
         match next {
             Some((number, nominal)) => {
                 let origin = Origin::Backfill(number);
                 self.fire(slot, origin, nominal, now, now, deeds);
             }
             None => {
-                if !schedule.state.backfills.is_empty() {
-                    schedule.state.backfills.remove(0);
+                if !schedule.state.more.backfills.is_empty() {
+                    schedule.state.more.backfills.remove(0);
                 }
                 keep(deeds, self.state_note(slot));
             }
@@ -143,7 +148,7 @@ impl Registry {
         // Behind what else is due, so that others have their turn.
         let more = self
             .schedule(slot)
-            .is_some_and(|schedule| !schedule.state.backfills.is_empty());
+            .is_some_and(|schedule| !schedule.state.more.backfills.is_empty());
         self.appoint(slot, Task::Backfill, more.then_some(now));
         self.plan(slot, now);
     }
@@ -163,11 +168,11 @@ impl Registry {
         };
         match origin {
             Origin::Trigger => schedule.state.runs += 1,
-            Origin::Now | Origin::Backfill(_) => schedule.state.extra_runs += 1,
+            Origin::Now | Origin::Backfill(_) => schedule.state.more.extra_runs += 1,
         }
         let message = message(&schedule.definition, origin, nominal, now);
-        let user = Arc::clone(&schedule.definition.user);
-        let deadline = schedule.definition.policy.deadline_ms;
+        let user = Arc::clone(&schedule.definition.terms.user);
+        let deadline = schedule.definition.terms.policy.deadline_ms;
         let alarm = schedule.appointments.get(Task::Alarm);
         let mut notes = Vec::with_capacity(3);
         self.remember(slot, Run::fired(origin, nominal, now), &mut notes);
@@ -188,7 +193,7 @@ impl Registry {
     fn leave_out(&mut self, slot: Slot, until: Wall, now: Wall) {
         if let Some(schedule) = self.schedule_mut(slot) {
             schedule.state.done.skip(until, now);
-            schedule.counts.missed += 1;
+            schedule.past.counts.missed += 1;
         }
         self.metrics.add(Counter::missed, 1);
     }
@@ -213,7 +218,7 @@ fn searches(misfire: &Misfire) -> u64 {
 /// What the policy says about what was missed; `first` is the first of it, and surely late.
 fn catch(schedule: &Schedule, first: Wall, now: Wall) -> Catch {
     let definition = &schedule.definition;
-    let policy = &definition.policy.misfire;
+    let policy = &definition.terms.policy.misfire;
     let before = |t: Wall| Wall(t.0.saturating_sub(1));
     let next_after = |t| definition.next_after(t);
     let mut last = last_within(next_after, before(first), now).unwrap_or(first);
@@ -227,7 +232,7 @@ fn catch(schedule: &Schedule, first: Wall, now: Wall) -> Catch {
     let leave = || {
         let late = now
             .0
-            .saturating_sub(MISFIRE_AFTER_MS + definition.policy.jitter_ms + 1);
+            .saturating_sub(MISFIRE_AFTER_MS + definition.terms.policy.jitter_ms + 1);
         Catch::Leave(first.max(Wall(late)))
     };
     if last.0 < oldest {
@@ -271,18 +276,12 @@ fn nth_last(next_after: impl Fn(Wall) -> Option<Wall>, from: Wall, last: Wall, m
 
 /// The message of a run.
 fn message(definition: &Definition, origin: Origin, nominal: Wall, now: Wall) -> Message {
-    let template = &definition.template;
-    let mut properties = template.properties();
-    let headers = properties.headers.get_or_insert_default();
-    headers.insert("x-schedule-name", &*definition.name);
-    headers.insert("x-schedule-nominal-time", time::text(nominal));
-    headers.insert("x-schedule-fired-at", time::text(now));
-    headers.insert("x-schedule-attempt", FieldValue::I64(1));
-    properties.message_id = Some(Bytes::from(origin.message_id(&definition.name, nominal)));
-    Message::fired(
-        template.exchange(),
-        template.routing_key(),
-        &properties,
-        template.body(),
-    )
+    definition.message_with(|properties| {
+        let headers = properties.headers.get_or_insert_default();
+        headers.insert("x-schedule-name", &*definition.name);
+        headers.insert("x-schedule-nominal-time", time::text(nominal));
+        headers.insert("x-schedule-fired-at", time::text(now));
+        headers.insert("x-schedule-attempt", FieldValue::I64(1));
+        properties.message_id = Some(Bytes::from(origin.message_id(&definition.name, nominal)));
+    })
 }

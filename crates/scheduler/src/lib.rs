@@ -29,6 +29,7 @@ mod done;
 mod fate;
 mod firing;
 mod header;
+mod name;
 mod octets;
 mod order;
 mod preview;
@@ -36,6 +37,8 @@ mod recovery;
 mod reply;
 mod run;
 mod schedule;
+mod seldom;
+mod share;
 mod state;
 
 pub use metrics::Metrics;

@@ -11,7 +11,7 @@ use crate::zone::Zone;
 pub const MISFIRE_AFTER_MS: u64 = 60_000;
 
 /// What becomes of times that passed while the broker was down, or the clock was put forward.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Misfire {
     /// Which of them are made up for.
     pub kind: MisfireKind,
@@ -22,7 +22,7 @@ pub struct Misfire {
 }
 
 /// Which times are made up for.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum MisfireKind {
     /// The last of them, in the name of all.
     #[default]
@@ -34,7 +34,7 @@ pub enum MisfireKind {
 }
 
 /// What becomes of a run that is due while the one before is not over.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Overlap {
     /// What becomes of it.
     pub kind: OverlapKind,
@@ -43,7 +43,7 @@ pub struct Overlap {
 }
 
 /// What becomes of a run that is due too early.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum OverlapKind {
     /// It is fired.
     #[default]
@@ -57,7 +57,7 @@ pub enum OverlapKind {
 }
 
 /// All that headers say about a schedule, but for trigger and target.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Policy {
     /// About what was missed.
     pub misfire: Misfire,

@@ -84,9 +84,9 @@ fn shown(local: i64) -> String {
 /// What is odd about a schedule as a whole; `found` is how many of `limit` times it has.
 pub(crate) fn lint(schedule: &Schedule, found: usize, limit: usize) -> Vec<String> {
     let mut notes = Vec::new();
-    if schedule.definition.trigger == Trigger::Reboot {
+    if schedule.definition.rule.trigger == Trigger::Reboot {
         notes.push("fires each time the broker starts".to_owned());
-    } else if schedule.state.paused {
+    } else if schedule.state.more.paused {
         notes.push("it is paused".to_owned());
     } else if found == 0 {
         notes.push("never fires (again)".to_owned());

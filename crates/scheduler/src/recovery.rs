@@ -1,5 +1,7 @@
 //! Taking over what was kept, after a start.
 
+use std::sync::Arc;
+
 use leveret_core::ids::Wall;
 use leveret_core::schedule::Note;
 
@@ -8,6 +10,7 @@ use crate::change::octets;
 use crate::definition::Definition;
 use crate::done::Done;
 use crate::metrics::Counter;
+use crate::name::Name;
 use crate::registry::{Key, Registry};
 use crate::run::{Outcome, Run};
 use crate::schedule::Schedule;
@@ -24,15 +27,13 @@ impl Registry {
             match Key::parse(&key).ok_or("a key that is not a schedule's")? {
                 Key::Definition(name) => {
                     let (definition, wishes) =
-                        Definition::decode(&value).map_err(|why| format!("{name}: {why}"))?;
-                    if *definition.name != *name {
-                        return Err(format!("{name}: kept under another name"));
-                    }
+                        Definition::decode(Name::of_key(Arc::clone(&key)), &value)
+                            .map_err(|why| format!("{name}: {why}"))?;
                     self.templates_octets += octets(&definition);
-                    let done = Done::for_new(&definition.trigger, definition.since);
+                    let done = Done::for_new(&definition.rule.trigger, definition.since());
                     let mut state = State::new(done);
-                    state.paused = wishes.paused.unwrap_or(false);
-                    state.note = wishes.note.unwrap_or_default();
+                    state.more.paused = wishes.paused.unwrap_or(false);
+                    state.more.note = wishes.note.unwrap_or_default();
                     self.insert(Schedule::new(definition, state));
                 }
                 Key::State(name) => {
@@ -46,11 +47,11 @@ impl Registry {
                     let mut run = Run::decode(&value)
                         .ok_or_else(|| format!("{name}: one of its runs cannot be read"))?;
                     if let Some(schedule) = self.named(name) {
-                        if run.is_open() && !schedule.definition.template.is_persistent() {
+                        if run.is_open() && !schedule.definition.is_persistent() {
                             run.outcome = Some(Outcome::Lost);
                             run.ended = Some(now);
                         }
-                        schedule.history.restore(number, run);
+                        schedule.past.history.restore(number, run);
                     }
                 }
             }
@@ -63,7 +64,7 @@ impl Registry {
     }
 
     fn named(&mut self, name: &str) -> Option<&mut Schedule> {
-        let slot = *self.names.get(name)?;
+        let slot = *self.names.get(name.as_bytes())?;
         self.schedule_mut(slot)
     }
 
@@ -72,13 +73,13 @@ impl Registry {
         let Some(schedule) = self.schedule_mut(slot) else {
             return;
         };
-        let runs = schedule.history.len();
-        let backfills = !schedule.state.backfills.is_empty();
-        let waits_for_ack = schedule.definition.policy.deadline_ms.is_some() && runs > 0;
-        if schedule.definition.trigger == Trigger::Reboot {
+        let runs = schedule.past.history.len();
+        let backfills = !schedule.state.more.backfills.is_empty();
+        let waits_for_ack = schedule.definition.terms.policy.deadline_ms.is_some() && runs > 0;
+        if schedule.definition.rule.trigger == Trigger::Reboot {
             // Each start is a time of its own, also if the clock says it was before the last one.
             let nominal = now.max(Wall(schedule.state.done.last().0.saturating_add(1)));
-            schedule.planned = Some((nominal, now));
+            schedule.set_planned(Some((nominal, now)));
         }
         if runs > 0 {
             self.lengths.insert((runs, slot));

@@ -27,12 +27,15 @@ use leveret_core::inspection::ScheduleDefinition;
 use leveret_core::schedule::{Deeds, Ending, Note, Order, Refusal, Run as RunName, Scheduler};
 
 use crate::agenda::{Agenda, Slot, Task};
+use crate::definition::{Rule, Terms, dead_letter_exchange, message_of};
 use crate::metrics::{Counter, Metrics};
+use crate::name::Name;
 use crate::order::Demand;
 use crate::reply;
 use crate::rhythm::{Rhythms, Witness};
 use crate::run::Run;
 use crate::schedule::Schedule;
+use crate::share::Common;
 
 /// How much a vhost's schedules may come to.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +73,7 @@ pub struct Registry {
     pub(crate) slots: Vec<Option<Box<Schedule>>>,
     /// Slots without a schedule.
     pub(crate) free: Vec<Slot>,
-    pub(crate) names: BTreeMap<Arc<str>, Slot>,
+    pub(crate) names: BTreeMap<Name, Slot>,
     pub(crate) agenda: Agenda,
     /// Schedules of which nothing more comes, by when they ended.
     pub(crate) ended: BTreeSet<(Wall, Slot)>,
@@ -79,6 +82,8 @@ pub struct Registry {
     pub(crate) history_runs: usize,
     pub(crate) templates_octets: usize,
     pub(crate) rhythms: Rhythms,
+    pub(crate) rules: Common<Rule>,
+    pub(crate) terms: Common<Terms>,
     pub(crate) metrics: Arc<Metrics>,
     /// What the clock said last.
     pub(crate) clock: Wall,
@@ -121,6 +126,8 @@ impl Registry {
             history_runs: 0,
             templates_octets: 0,
             rhythms: Rhythms::default(),
+            rules: Common::default(),
+            terms: Common::default(),
             metrics: Arc::default(),
             clock: Wall(0),
             replanned: None,
@@ -151,7 +158,7 @@ impl Registry {
     }
 
     pub(crate) fn find(&self, name: &str) -> Result<Slot, AmqpError> {
-        let slot = self.names.get(name).copied();
+        let slot = self.names.get(name.as_bytes()).copied();
         slot.ok_or_else(|| AmqpError::not_found(format_args!("schedule '{name}'")))
     }
 
@@ -176,11 +183,13 @@ impl Registry {
             return;
         };
         schedule.plan(now);
-        let due = schedule.planned.map(|(_, due)| due);
-        let old = schedule.ended;
+        let due = schedule.planned().map(|(_, due)| due);
+        let old = schedule.past.ended;
         let over = schedule.is_over();
-        schedule.ended = over.then(|| old.unwrap_or(now));
-        let new = schedule.ended;
+        let new = over.then(|| old.unwrap_or(now));
+        if old != new {
+            schedule.past.ended = new;
+        }
         if old != new {
             if let Some(at) = old {
                 self.ended.remove(&(at, slot));
@@ -198,7 +207,7 @@ impl Registry {
         let Some(schedule) = self.schedule(slot) else {
             return;
         };
-        let waits = !schedule.state.buffered.is_empty() && !schedule.state.paused;
+        let waits = !schedule.state.more.buffered.is_empty() && !schedule.state.more.paused;
         let at = waits.then(|| {
             let old = schedule.appointments.get(Task::Release).unwrap_or(now);
             schedule.busy_until(now).unwrap_or_else(|| old.min(now))
@@ -233,8 +242,8 @@ impl Registry {
             return;
         };
         let value = run.encode();
-        let old = schedule.history.len();
-        let number = schedule.history.push(run);
+        let old = schedule.past.history.len();
+        let number = schedule.past.history.push(run);
         notes.push(note(
             run_key(&schedule.definition.name, number),
             Some(value),
@@ -256,8 +265,8 @@ impl Registry {
         let Some(schedule) = in_slot(&mut self.slots, slot) else {
             return;
         };
-        let old = schedule.history.len();
-        let Some(number) = schedule.history.pop() else {
+        let old = schedule.past.history.len();
+        let Some(number) = schedule.past.history.pop() else {
             return;
         };
         notes.push(note(run_key(&schedule.definition.name, number), None));
@@ -293,11 +302,13 @@ impl Scheduler for Registry {
         let reply = match Demand::read(order.message, order.user, now)? {
             Demand::Put(definition, wishes) => {
                 rights.may_configure(&definition.name)?;
-                rights.may_publish(definition.template.exchange())?;
-                if let Some(exchange) = definition.dead_letter_exchange() {
+                let order = order.message;
+                let template = message_of(order, order.properties(), |_| {});
+                rights.may_publish(template.exchange())?;
+                if let Some(exchange) = dead_letter_exchange(&template) {
                     rights.may_publish(&exchange)?;
                 }
-                self.put(now, *definition, wishes, order.message, deeds)?
+                self.put(now, *definition, wishes, &template, deeds)?
             }
             Demand::Delete(name) => {
                 rights.may_configure(&name)?;
@@ -384,13 +395,14 @@ impl Scheduler for Registry {
     }
 
     fn describe(&self, after: Option<&str>, max: usize) -> Vec<ScheduleDefinition> {
+        let after = after.map(str::as_bytes);
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let some = self.names.range::<str, _>((from, Bound::Unbounded));
+        let some = self.names.range::<[u8], _>((from, Bound::Unbounded));
         let described = some.filter_map(|(name, slot)| {
             Some(ScheduleDefinition {
-                name: Arc::clone(name),
+                name: Arc::from(&**name),
                 description: reply::show(self, *slot).to_string().into_bytes(),
-                message: self.schedule(*slot)?.definition.template.clone(),
+                message: self.schedule(*slot)?.definition.template(),
             })
         });
         described.take(max).collect()
@@ -424,6 +436,9 @@ impl fmt::Debug for Registry {
 
 const OWNER: &[u8] = b"schedule\0";
 
+/// What the key of a definition begins with.
+pub(crate) const DEFINITION: &[u8] = b"schedule\0d\0";
+
 /// What a key speaks of.
 pub(crate) enum Key<'a> {
     Definition(&'a str),
@@ -432,7 +447,7 @@ pub(crate) enum Key<'a> {
 }
 
 pub(crate) fn definition_key(name: &str) -> Vec<u8> {
-    [OWNER, b"d\0", name.as_bytes()].concat()
+    [DEFINITION, name.as_bytes()].concat()
 }
 
 pub(crate) fn state_key(name: &str) -> Vec<u8> {

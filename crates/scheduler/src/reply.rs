@@ -36,8 +36,9 @@ pub(crate) fn list(
     visible: impl Fn(&str) -> bool,
 ) -> Value {
     use std::ops::Bound;
+    let after = after.map(str::as_bytes);
     let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-    let names = registry.names.range::<str, _>((start, Bound::Unbounded));
+    let names = registry.names.range::<[u8], _>((start, Bound::Unbounded));
     let mut slots = names
         .filter(|(name, _)| visible(name))
         .filter_map(|(_, slot)| registry.schedule(*slot));
@@ -52,7 +53,8 @@ pub(crate) fn show(registry: &Registry, slot: Slot) -> Value {
         return json!({});
     };
     let definition = &schedule.definition;
-    let policy = &definition.policy;
+    let policy = &definition.terms.policy;
+    let template = definition.template();
     let mut shown = summary(schedule);
     let excluded: Vec<_> = policy.excluded.iter().map(ToString::to_string).collect();
     let more = json!({
@@ -71,14 +73,14 @@ pub(crate) fn show(registry: &Registry, slot: Slot) -> Value {
             "deadline": policy.deadline_ms,
         },
         "message": {
-            "body_octets": definition.template.body_len(),
-            "persistent": definition.template.is_persistent(),
-            "priority": definition.template.priority(),
+            "body_octets": template.body_len(),
+            "persistent": template.is_persistent(),
+            "priority": template.priority(),
         },
-        "since": time::text(definition.since),
-        "updated": time::text(definition.updated),
-        "buffered": schedule.state.buffered.len(),
-        "backfills": schedule.state.backfills.len(),
+        "since": time::text(definition.since()),
+        "updated": time::text(definition.updated()),
+        "buffered": schedule.state.more.buffered.len(),
+        "backfills": schedule.state.more.backfills.len(),
     });
     if let (Some(shown), Value::Object(more)) = (shown.as_object_mut(), more) {
         shown.extend(more);
@@ -88,13 +90,13 @@ pub(crate) fn show(registry: &Registry, slot: Slot) -> Value {
 
 /// What comes next, with what is worth knowing about it.
 pub(crate) fn preview(schedule: &Schedule, now: Wall, limit: usize) -> Value {
-    let zone = &schedule.definition.zone;
+    let zone = &schedule.definition.rule.zone;
     let upcoming = schedule.upcoming(limit);
     let mut before = now;
     let next: Vec<_> = upcoming
         .iter()
         .map(|at| {
-            let notes = preview::notes(&schedule.definition.trigger, before, *at);
+            let notes = preview::notes(&schedule.definition.rule.trigger, before, *at);
             before = *at;
             json!({
                 "nominal": time::text(*at),
@@ -117,36 +119,37 @@ pub(crate) fn history(registry: &Registry, slot: Slot, limit: usize) -> Value {
     let Some(schedule) = registry.schedule(slot) else {
         return json!({});
     };
-    let runs = schedule.history.numbered().rev().take(limit);
+    let runs = schedule.past.history.numbered().rev().take(limit);
     let runs: Vec<_> = runs
         .map(|(number, entry)| run(schedule, number, entry))
         .collect();
     json!({
         "name": &*schedule.definition.name,
         "runs": runs,
-        "more": schedule.history.len() > limit,
+        "more": schedule.past.history.len() > limit,
     })
 }
 
 fn summary(schedule: &Schedule) -> Value {
     let definition = &schedule.definition;
-    let counts = &schedule.counts;
+    let counts = &schedule.past.counts;
     let average = counts.processing_ms.checked_div(counts.acked);
-    let last = schedule.history.last_fired();
+    let last = schedule.past.history.last_fired();
+    let template = definition.template();
     json!({
         "name": &*definition.name,
         "state": state(schedule),
-        "note": &*schedule.state.note,
-        "user": &*definition.user,
-        "trigger": trigger(&definition.trigger),
-        "timezone": definition.zone.name(),
-        "exchange": definition.template.exchange(),
-        "routing_key": definition.template.routing_key(),
-        "next_run": schedule.planned.map(|(nominal, _)| time::text(nominal)),
+        "note": &*schedule.state.more.note,
+        "user": &*definition.terms.user,
+        "trigger": trigger(&definition.rule.trigger),
+        "timezone": definition.rule.zone.name(),
+        "exchange": template.exchange(),
+        "routing_key": template.routing_key(),
+        "next_run": schedule.planned().map(|(nominal, _)| time::text(nominal)),
         "last_run": last.map(|run| time::text(run.nominal)),
         "last_outcome": last.and_then(|run| run.outcome).map(|outcome| outcome.word()),
         "runs": schedule.state.runs,
-        "extra_runs": schedule.state.extra_runs,
+        "extra_runs": schedule.state.more.extra_runs,
         "alarm": last.is_some_and(|run| run.alarm),
         "counts": {
             "acked": counts.acked,
@@ -185,9 +188,9 @@ fn dst(cron: &Cron) -> String {
 }
 
 fn state(schedule: &Schedule) -> &'static str {
-    if schedule.state.paused {
+    if schedule.state.more.paused {
         "paused"
-    } else if schedule.ended.is_some() {
+    } else if schedule.past.ended.is_some() {
         "ended"
     } else {
         "active"

@@ -1,11 +1,13 @@
 //! What changes about a schedule each time it fires: little, and kept with the message it fires.
 
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 
 use leveret_core::ids::Wall;
 
 use crate::done::Done;
 use crate::octets::{Octets, put_text};
+use crate::seldom::{Rare, Seldom};
 
 /// First octet of a state.
 const VERSION: u8 = 1;
@@ -21,12 +23,18 @@ pub(crate) const BACKFILLS_MAX: usize = 16;
 /// What a schedule remembers.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct State {
-    pub(crate) paused: bool,
-    /// What a person wrote down about it.
-    pub(crate) note: Box<str>,
     pub(crate) done: Done,
     /// Messages fired by its trigger.
     pub(crate) runs: u64,
+    pub(crate) more: Seldom<More>,
+}
+
+/// What most schedules need not remember.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct More {
+    pub(crate) paused: bool,
+    /// What a person wrote down about it.
+    pub(crate) note: Box<str>,
     /// Messages fired because somebody wanted them.
     pub(crate) extra_runs: u64,
     /// Times up to this one are made up for, however late it is.
@@ -53,47 +61,42 @@ pub(crate) struct Backfill {
 impl State {
     pub(crate) fn new(done: Done) -> Self {
         Self {
-            paused: false,
-            note: "".into(),
             done,
             runs: 0,
-            extra_runs: 0,
-            catch_up_to: Wall(0),
-            last_run_now: Wall(0),
-            buffered: VecDeque::new(),
-            backfill_count: 0,
-            backfills: Vec::new(),
+            more: Seldom::default(),
         }
     }
 
     /// Pauses it, or lets it go on: what it would have fired meanwhile is left out.
     pub(crate) fn pause(&mut self, pause: bool, now: Wall) {
-        if self.paused && !pause {
+        if self.more.paused && !pause {
             self.done.skip(now, now);
         }
-        self.paused = pause;
+        if self.more.paused != pause {
+            self.more.paused = pause;
+        }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION, if self.paused { PAUSED } else { 0 }];
+        let mut out = vec![VERSION, if self.more.paused { PAUSED } else { 0 }];
         let numbers = [
             self.runs,
-            self.extra_runs,
-            self.catch_up_to.0,
-            self.last_run_now.0,
+            self.more.extra_runs,
+            self.more.catch_up_to.0,
+            self.more.last_run_now.0,
         ];
         for number in numbers {
             out.extend_from_slice(&number.to_le_bytes());
         }
         self.done.encode(&mut out);
-        put_text(&mut out, &self.note);
-        put_count(&mut out, self.buffered.len());
-        for nominal in &self.buffered {
+        put_text(&mut out, &self.more.note);
+        put_count(&mut out, self.more.buffered.len());
+        for nominal in &self.more.buffered {
             out.extend_from_slice(&nominal.0.to_le_bytes());
         }
-        out.extend_from_slice(&self.backfill_count.to_le_bytes());
-        put_count(&mut out, self.backfills.len());
-        for backfill in &self.backfills {
+        out.extend_from_slice(&self.more.backfill_count.to_le_bytes());
+        put_count(&mut out, self.more.backfills.len());
+        for backfill in &self.more.backfills {
             out.extend_from_slice(&backfill.number.to_le_bytes());
             out.extend_from_slice(&backfill.after.0.to_le_bytes());
             out.extend_from_slice(&backfill.to.0.to_le_bytes());
@@ -124,18 +127,27 @@ impl State {
                 })
             })
             .collect::<Option<_>>()?;
-        Some(Self {
+        let mut state = Self::new(done);
+        state.runs = runs;
+        *state.more = More {
             paused,
             note,
-            done,
-            runs,
             extra_runs,
             catch_up_to,
             last_run_now,
             buffered,
             backfill_count,
             backfills,
-        })
+        };
+        state.more.trim();
+        Some(state)
+    }
+}
+
+impl Rare for More {
+    fn none() -> &'static Self {
+        static NONE: LazyLock<More> = LazyLock::new(More::default);
+        &NONE
     }
 }
 
@@ -152,11 +164,11 @@ mod tests {
     fn survives_being_written() {
         let mut state = State::new(Done::until(Wall(1)));
         let fresh = state.clone();
-        state.paused = true;
-        state.note = "gone fishing".into();
+        state.more.paused = true;
+        state.more.note = "gone fishing".into();
         state.runs = 3;
-        state.buffered.extend([Wall(7), Wall(8)]);
-        state.backfills.push(Backfill {
+        state.more.buffered.extend([Wall(7), Wall(8)]);
+        state.more.backfills.push(Backfill {
             number: 2,
             after: Wall(3),
             to: Wall(4),

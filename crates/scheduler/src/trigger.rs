@@ -6,7 +6,7 @@ use crate::cron::Cron;
 use crate::time;
 
 /// What sets a schedule off. All times are in UTC and do not depend on the present.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Trigger {
     /// Once.
     At(Wall),
@@ -19,7 +19,7 @@ pub enum Trigger {
 }
 
 /// An interval with a moment from which it is counted.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Every {
     /// A whole number of intervals lies between this and each time.
     pub anchor: Wall,

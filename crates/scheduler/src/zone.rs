@@ -3,6 +3,7 @@
 //! The rules are those of the tz database that is compiled in, so that every broker of one version
 //! says the same, whatever the machine it runs on has installed.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -115,6 +116,19 @@ fn timestamp(at: i64) -> Timestamp {
     } else {
         Timestamp::MAX
     })
+}
+
+/// By name: the tz database has each name once.
+impl Ord for Zone {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name().cmp(other.name())
+    }
+}
+
+impl PartialOrd for Zone {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl fmt::Debug for Zone {

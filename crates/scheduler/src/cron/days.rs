@@ -3,7 +3,7 @@
 use jiff::civil::Date;
 
 /// Both fields for days.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct Days {
     /// Bits 1 to 31.
     pub(super) of_month: u32,
@@ -16,7 +16,7 @@ pub(super) struct Days {
 }
 
 /// Days that depend on the month: Quartz's `L`, `W` and `#`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Special {
     /// `L-3`: so many days before the last.
     Last { before: u8 },

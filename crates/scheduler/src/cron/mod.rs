@@ -29,7 +29,7 @@ use days::Days;
 pub const HORIZON_YEARS: i16 = 5;
 
 /// Which rules an expression is read by.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Dialect {
     /// robfig/cron 3: five fields, or six with seconds; Sunday is 0; `@daily` and its like. If day
     /// of month and day of week are both given, one is enough, unless one of them is `*`.
@@ -52,7 +52,7 @@ impl Dialect {
 }
 
 /// What happens to local times that do not exist, or come twice, when the clocks are changed.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Dst {
     /// A time that does not exist is made up for at the moment the clocks go forward. Else it is
     /// skipped.
@@ -62,7 +62,7 @@ pub struct Dst {
 }
 
 /// An expression with the place whose clocks it goes by.
-#[derive(Clone, Eq, PartialEq)]
+#[derive(Clone, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Cron {
     text: Box<str>,
     dialect: Dialect,
@@ -92,7 +92,7 @@ enum Parsed {
 }
 
 /// The fields as sets of bits.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct Times {
     second: u64,
     minute: u64,
@@ -105,7 +105,7 @@ struct Times {
 }
 
 /// A set of years from 1970 to 2099.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 struct Years([u64; 3]);
 
 impl Years {
