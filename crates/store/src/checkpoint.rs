@@ -12,6 +12,9 @@ use crate::state::State;
 /// Octets of a part at most.
 pub(crate) const PART: usize = 1 << 20;
 
+/// A piece ends with what makes it this long, so that it is one part unless that is very long.
+const PIECE: usize = PART / 4 * 3;
+
 /// A segment that a checkpoint needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Needed {
@@ -27,8 +30,49 @@ pub(crate) struct Checkpoint {
     pub(crate) needed: Vec<Needed>,
 }
 
+/// What is written down, in pieces of about a part: as one it would be moved again and again while it
+/// grows, and held until the last octet is written.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces(Vec<Vec<u8>>);
+
+impl Pieces {
+    /// Octets of all.
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    /// How many parts of at most so many octets they make.
+    pub(crate) fn parts(&self, part_bytes: usize) -> usize {
+        self.chunks(part_bytes).count()
+    }
+
+    /// These parts.
+    pub(crate) fn chunks(&self, part_bytes: usize) -> impl Iterator<Item = &[u8]> {
+        self.0
+            .iter()
+            .flat_map(move |piece| piece.chunks(part_bytes))
+    }
+
+    /// Ends a piece if it is long enough.
+    fn cut(&mut self, out: &mut Vec<u8>) {
+        if out.len() >= PIECE {
+            self.0.push(std::mem::take(out));
+        }
+    }
+}
+
+impl IntoIterator for Pieces {
+    type Item = Vec<u8>;
+    type IntoIter = std::vec::IntoIter<Vec<u8>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 /// Writes down what is known, and which segments are needed besides what follows.
-pub(crate) fn encode(state: &State, needed: &[Needed]) -> Vec<u8> {
+pub(crate) fn encode(state: &State, needed: &[Needed]) -> Pieces {
+    let mut pieces = Pieces::default();
     let mut out = Vec::new();
     put_varint(&mut out, needed.len() as u64);
     for needed in needed {
@@ -45,6 +89,7 @@ pub(crate) fn encode(state: &State, needed: &[Needed]) -> Vec<u8> {
             put_varint(&mut out, lsn);
             out.push(kind_of(&fact));
             put_fact(&mut out, &fact);
+            pieces.cut(&mut out);
         }
     }
     put_varint(&mut out, state.queues().count() as u64);
@@ -55,6 +100,7 @@ pub(crate) fn encode(state: &State, needed: &[Needed]) -> Vec<u8> {
         let runs = queue.runs();
         let runs: Vec<_> = runs.iter().map(|run| (run.first.0, run.last.0)).collect();
         put_runs(&mut out, queue.number, &runs);
+        pieces.cut(&mut out);
     }
     // Nothing, where there are none: as it was written first.
     let retried = || state.queues().filter(|queue| !queue.retries.is_empty());
@@ -63,9 +109,11 @@ pub(crate) fn encode(state: &State, needed: &[Needed]) -> Vec<u8> {
         for queue in retried() {
             put_varint(&mut out, u64::from(queue.vhost));
             put_retries(&mut out, queue.number, queue.retries.values());
+            pieces.cut(&mut out);
         }
     }
-    out
+    pieces.0.push(out);
+    pieces
 }
 
 /// Reads it back. None if it cannot be one.

@@ -170,7 +170,7 @@ impl<D: Disk> Log<D> {
         self.flush()?;
         self.sync_files()?;
         let here = self.synced;
-        let (bytes, empty) = {
+        let (pieces, empty) = {
             let shared = lock(&self.shared);
             let (mut needed, mut empty) = (Vec::new(), Vec::new());
             for (&number, segment) in &shared.state.segments {
@@ -187,36 +187,38 @@ impl<D: Disk> Log<D> {
         let id = (u64::from(self.synced.segment) << 32) | u64::from(self.synced.offset);
         let part_bytes = usize::try_from(self.room.capacity() / 2).unwrap_or(usize::MAX);
         let part_bytes = part_bytes.clamp(64, checkpoint::PART);
-        let parts = bytes.chunks(part_bytes).count();
-        let mut written = Vec::new();
-        for (index, part) in bytes.chunks(part_bytes).enumerate() {
+        let (bytes, parts) = (pieces.len() as u64, pieces.parts(part_bytes));
+        let head_of = |index: usize, part: &[u8]| {
             let mut head = Vec::new();
             put_start(&mut head, kind::CHECKPOINT, 0, 0);
             put_varint(&mut head, id);
             put_varint(&mut head, index as u64);
             head.push(u8::from(index + 1 == parts));
             put_varint(&mut head, part.len() as u64);
-            written.push((head, part));
-        }
+            head
+        };
         // All of it or nothing: half a checkpoint only takes room.
-        let bounds = written
-            .iter()
-            .map(|(head, part)| own_bound(head, Some(part)));
+        let bounds = pieces.chunks(part_bytes).enumerate();
+        let bounds = bounds.map(|(index, part)| own_bound(&head_of(index, part), Some(part)));
         let bounds: Vec<_> = bounds.collect();
         self.prepare(&bounds, true)?;
         let mut first = None;
-        for (head, part) in written {
-            let place = self.write_own(&head, Some(part), true)?;
-            first.get_or_insert(Position {
-                segment: place.segment,
-                offset: place.offset,
-            });
+        let mut index = 0;
+        for piece in pieces {
+            for part in piece.chunks(part_bytes) {
+                let place = self.write_own(&head_of(index, part), Some(part), true)?;
+                first.get_or_insert(Position {
+                    segment: place.segment,
+                    offset: place.offset,
+                });
+                index += 1;
+            }
         }
         self.put_back()?;
         self.flush()?;
         self.sync_files()?;
         self.keeper.checkpoint = first;
-        self.keeper.bytes = bytes.len() as u64;
+        self.keeper.bytes = bytes;
         self.keeper.written = 0;
         self.keeper.freed = empty;
         Ok(())

@@ -6,7 +6,7 @@ use std::fs;
 
 use common::*;
 use leveret_core::ids::{Lsn, QueueNumber, Seq};
-use leveret_core::record::{Fact, MAY_DELIVER_FIRST};
+use leveret_core::record::{Fact, MAY_DELIVER_FIRST, Note};
 use leveret_store::{FileDisk, Log, StoreError};
 
 fn directory() -> tempfile::TempDir {
@@ -400,6 +400,29 @@ fn a_closed_log_is_read_from_its_end() {
         "nothing was written, nothing changed"
     );
     assert_eq!(logs(dir.path()), files);
+}
+
+#[test]
+fn notes_come_back_from_a_checkpoint_of_many_pieces() {
+    let dir = directory();
+    let big = || Log::open(FileDisk::new(dir.path()), options(8 << 20)).expect("a log");
+    let note = |number: u32, octets: usize| {
+        let key = [&b"n\0"[..], &number.to_be_bytes()].concat().into();
+        let value = Some(vec![number.to_le_bytes()[0]; octets].into());
+        Fact::Noted(Note { key, value })
+    };
+    let mut one = One::with(big().log);
+    // Of all lengths, one of them longer than two parts of a checkpoint.
+    let notes = (0..300).map(|n| note(n, if n == 100 { 2_500_000 } else { n as usize * 40 }));
+    let notes: Vec<_> = notes.collect();
+    one.commit(notes.clone());
+    for round in 0..2 {
+        one.log.close().expect("closed");
+        one = One::with(big().log);
+        let found = one.recovered.definitions.iter();
+        let found: Vec<_> = found.map(|(_, fact)| fact.clone()).collect();
+        assert!(found == notes, "round {round}");
+    }
 }
 
 #[test]
