@@ -215,8 +215,7 @@ impl Vhost {
         assert!(
             queue.rules.overflow != Overflow::DropHead
                 || !queue.rules.is_over(queue.len(), queue.body_bytes())
-                || queue.is_stalled()
-                || queue.index.is_empty(),
+                || queue.is_stalled(),
             "{} is too long",
             queue.name
         );
@@ -310,7 +309,7 @@ impl Vhost {
             "nothing is safe before it is recorded"
         );
         assert!(
-            self.deaths.is_empty() || self.burying,
+            self.deaths.is_empty() || self.deaths.timed,
             "the dead are buried in the same turn"
         );
         assert!(

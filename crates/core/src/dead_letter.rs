@@ -4,6 +4,7 @@
 //! dead letter may make another queue too long, whose oldest message dies then, and so on. The
 //! message leaves its queue and enters the others in one record.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -38,9 +39,10 @@ pub(crate) enum Reason {
 /// Most deaths that a message remembers: they travel with it, in one frame.
 const DEATHS_MAX: usize = 100;
 
-/// Most deaths that wait to be carried out. More come of few only where full queues pass their
-/// messages to each other in ever new orders; what is beyond is dropped.
-const WAITING_MAX: usize = 10_000;
+/// Most deaths that wait to be carried out and came of other deaths. That many come of few only where
+/// full queues pass their messages to each other in ever new orders; what is beyond is dropped. What
+/// dies by itself was in a queue before and takes no more memory now, however many that are.
+const OF_DEATHS_MAX: usize = 10_000;
 
 /// Deaths that are carried out in one go.
 const BURIED_AT_ONCE: usize = 1_000;
@@ -66,6 +68,43 @@ pub(crate) struct Death {
     to: DeadLetterTo,
     message: Message,
     reason: Reason,
+    /// Another's letter came where this was, or this was such a letter and found no room.
+    of_death: bool,
+}
+
+/// The deaths that were noted.
+#[derive(Debug, Default)]
+pub(crate) struct Burials {
+    waiting: VecDeque<Death>,
+    /// Those of them that came of other deaths.
+    of_deaths: usize,
+    /// One is being carried out.
+    burying: bool,
+    /// A timer sees to the rest.
+    pub(crate) timed: bool,
+}
+
+impl Burials {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes a death in, or gives it back if far too many have come of others.
+    fn note(&mut self, mut death: Death) -> Result<(), Death> {
+        death.of_death = self.burying;
+        if self.burying && self.of_deaths >= OF_DEATHS_MAX {
+            return Err(death);
+        }
+        self.of_deaths += usize::from(self.burying);
+        self.waiting.push_back(death);
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<Death> {
+        let death = self.waiting.pop_front()?;
+        self.of_deaths -= usize::from(death.of_death);
+        Some(death)
+    }
 }
 
 impl Vhost {
@@ -95,6 +134,7 @@ impl Vhost {
                     to: to.clone(),
                     message: entry.message,
                     reason,
+                    of_death: false,
                 };
                 self.note_death(death, fx);
             }
@@ -124,6 +164,7 @@ impl Vhost {
                 to: to.clone(),
                 message,
                 reason,
+                of_death: false,
             };
             self.note_death(death, fx);
         }
@@ -139,29 +180,38 @@ impl Vhost {
 
     fn bury_some(&mut self, fx: &mut Effects) {
         for _ in 0..BURIED_AT_ONCE {
-            let Some(death) = self.deaths.pop_front() else {
+            let Some(death) = self.deaths.next() else {
                 return;
             };
+            self.deaths.burying = true;
             self.bury_one(death, fx);
+            self.deaths.burying = false;
         }
-        if !self.deaths.is_empty() && !self.burying {
-            self.burying = true;
+        if !self.deaths.is_empty() && !self.deaths.timed {
+            self.deaths.timed = true;
             self.timers.set(self.now.mono, Timer::Bury);
+        }
+    }
+
+    /// Carries out all deaths that were noted by now, however many: what they speak of is about to go,
+    /// or they belong to one record.
+    pub(crate) fn bury_all(&mut self, fx: &mut Effects) {
+        for _ in 0..self.deaths.waiting.len().div_ceil(BURIED_AT_ONCE) {
+            self.bury_some(fx);
         }
     }
 
     /// The rest of very many deaths.
     pub(crate) fn bury_rest(&mut self, fx: &mut Effects) {
-        self.burying = false;
+        self.deaths.timed = false;
         self.bury(fx);
     }
 
-    /// Notes a death, unless far too many wait.
+    /// Notes a death, unless far too many wait that came of others.
     fn note_death(&mut self, death: Death, fx: &mut Effects) {
-        if self.deaths.len() < WAITING_MAX {
-            self.deaths.push_back(death);
+        let Err(death) = self.deaths.note(death) else {
             return;
-        }
+        };
         self.metrics.dead_letters_dropped += 1;
         if let Some((queue, seq)) = death.place {
             self.record(Fact::Settled { queue, seq }, fx);

@@ -2,7 +2,7 @@
 
 use crate::dead_letter::Reason;
 use crate::effect::Effects;
-use crate::ids::QueueId;
+use crate::ids::{QueueId, Seq};
 use crate::message::Message;
 use crate::queue::Queue;
 use crate::queue::index::Entry;
@@ -49,10 +49,31 @@ impl Vhost {
             && queue.rules.overflow == Overflow::DropHead
             && queue.rules.is_over(queue.len(), queue.body_bytes())
         {
-            let Some(entry) = queue.pop_first() else {
-                // The oldest is away: it goes when it is back.
-                self.look_ahead(id, fx);
-                return;
+            let entry = match queue.pop_first() {
+                First::Here(entry) => entry,
+                First::Away => {
+                    // It goes when it is back.
+                    self.look_ahead(id, fx);
+                    return;
+                }
+                First::Waits(seq, bytes) if queue.rules.dead_letter.is_some() => {
+                    // It has to be read to be dead-lettered, and is the first in line then.
+                    queue.index.put_back_away(seq, bytes);
+                    self.look_ahead(id, fx);
+                    return;
+                }
+                First::Waits(seq, _) => {
+                    queue.forget_past(seq);
+                    if let Some(deadlines) = &mut queue.deadlines {
+                        deadlines.forget(seq);
+                    }
+                    fx.note_death(&queue.name, Some(seq), Reason::MaxLength);
+                    let fact = queue.settled(seq);
+                    self.work += 1;
+                    self.metrics.overflowed += 1;
+                    self.record(fact, fx);
+                    continue;
+                }
             };
             dropped = true;
             self.metrics.overflowed += 1;
@@ -69,19 +90,28 @@ impl Vhost {
     }
 }
 
+/// The first in line of a queue, taken out of it if it can be.
+enum First {
+    Here(Entry),
+    /// It is ready, and away; or there is none.
+    Away,
+    /// It waited to be delivered again, and is away: its place, and what it would hold in memory.
+    Waits(Seq, u64),
+}
+
 impl Queue {
-    /// Takes out the first in line of those that are ready or wait to be delivered again; None if
-    /// there is none, or if it is away.
-    fn pop_first(&mut self) -> Option<Entry> {
+    /// Takes out the first in line of those that are ready or wait to be delivered again.
+    fn pop_first(&mut self) -> First {
         if let Some(retries) = &mut self.retries
-            && let Some(first) = retries.first_here()
-            && (self.index.is_empty() || self.index.front().is_some_and(|next| next.seq > first))
+            && let Some(first) = retries.first()
+            && self.index.first().is_none_or(|ready| first < ready)
         {
-            return match retries.take(first)? {
-                Back::Here(entry) => Some(entry),
-                Back::Away(..) => None, // it is here
+            return match retries.take(first) {
+                Some(Back::Here(entry)) => First::Here(entry),
+                Some(Back::Away(seq, bytes)) => First::Waits(seq, bytes),
+                None => First::Away,
             };
         }
-        self.index.pop()
+        self.index.pop().map_or(First::Away, First::Here)
     }
 }

@@ -13,7 +13,7 @@ use crate::vhost::{Vhost, scanned};
 impl Vhost {
     /// Removes a queue with its messages and bindings and cancels its consumers.
     pub(crate) fn delete_queue(&mut self, id: QueueId, fx: &mut Effects) {
-        self.bury(fx); // what died in it before is not lost with it
+        self.bury_all(fx); // what died in it before is not lost with it
         let consumers = self
             .queues
             .get(id)

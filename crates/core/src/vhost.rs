@@ -27,7 +27,7 @@ use crate::broker::{Limits, Options, Totals};
 use crate::channel::{Channel, Mode};
 use crate::connection::{Connection, Origin, Slot};
 use crate::consumer::Consumer;
-use crate::dead_letter::Death;
+use crate::dead_letter::Burials;
 use crate::delayed::Delayed;
 use crate::delivery::Counts;
 use crate::effect::{Effects, Outbound};
@@ -98,9 +98,7 @@ pub(crate) struct Vhost {
     /// Channels that waited for a message and may have it now.
     pub(crate) getters: Vec<ChannelKey>,
     /// Messages to be dead-lettered before the turn ends.
-    pub(crate) deaths: VecDeque<Death>,
-    /// A timer runs for the rest of them.
-    pub(crate) burying: bool,
+    pub(crate) deaths: Burials,
     /// Messages that are not to be delivered yet.
     pub(crate) delayed: Delayed,
     /// Publishes by itself, if there is one.
@@ -155,8 +153,7 @@ impl Vhost {
             removed: Lsn(0),
             awaiting_log: AwaitingLog::default(),
             getters: Vec::new(),
-            deaths: VecDeque::new(),
-            burying: false,
+            deaths: Burials::default(),
             delayed: Delayed::default(),
             scheduler: None,
             schedule_timer: None,
@@ -576,7 +573,7 @@ impl Vhost {
         self.unpark_due(fx);
         self.bury(fx);
         // A dead letter may be what somebody waits for.
-        while !self.getters.is_empty() && !self.burying {
+        while !self.getters.is_empty() && !self.deaths.timed {
             self.unpark_due(fx);
             self.bury(fx);
         }

@@ -544,3 +544,48 @@ fn what_dies_in_a_queue_before_its_end_is_not_lost_with_it() {
     );
     assert_eq!(t.bodies("dead"), ["m"]);
 }
+
+/// What was in a queue is not too much when it dies, however much dies at once: only what full queues
+/// pass on and on is.
+#[test]
+fn all_that_dies_at_once_is_dead_lettered() {
+    const MANY: usize = 25_000;
+    for together in [true, false] {
+        let (mut t, ch) = queue([("x-message-ttl", 10.into())]);
+        t.checked = false;
+        let worker = t.client();
+        if together {
+            t.consume(worker, "q", "t");
+        }
+        for _ in 0..MANY {
+            t.publish(ch, "q", "x");
+        }
+        if together {
+            t.settle(worker, 0, true, Outcome::Nack { requeue: false });
+        } else {
+            t.pass_ms(10);
+        }
+        while t.broker.next_timer().is_some_and(|at| at <= t.now.mono) {
+            t.pass_ms(0);
+        }
+        assert_eq!(t.broker.totals().ready, MANY, "together: {together}");
+        assert_eq!(t.broker.metrics().dead_letters_dropped, 0);
+        t.broker.check_invariants();
+    }
+}
+
+#[test]
+fn a_commit_is_one_record_however_many_die_of_it() {
+    let (mut t, ch) = queue([]);
+    t.checked = false;
+    let worker = t.client();
+    t.tx_select(worker);
+    t.consume(worker, "q", "t");
+    for _ in 0..2_500 {
+        t.publish(ch, "q", "x");
+    }
+    t.settle(worker, 0, true, Outcome::Nack { requeue: false });
+    assert_eq!(t.broker.totals().ready, 0);
+    t.tx_commit(worker);
+    assert_eq!(t.broker.totals().ready, 2_500, "with the commit");
+}

@@ -5,7 +5,7 @@ mod common;
 use common::kept::Kept;
 use common::*;
 use leveret_codec::{BasicRecover, FieldTable, FieldValue, QueueDeclare, QueueDelete, QueuePurge};
-use leveret_core::{Fact, Limits, Mono, Now, Outcome, Wall};
+use leveret_core::{Fact, Input, Limits, Mono, Now, Outcome, Wall};
 
 const REJECT: Outcome = Outcome::Reject { requeue: true };
 const NACK: Outcome = Outcome::Nack { requeue: true };
@@ -720,4 +720,57 @@ fn priorities_hold_for_what_comes_back() {
         let all = fetch_all(&mut t, &mut kept);
         assert_eq!(all, numbered([(1, 1), (3, 1), (0, 1), (2, 0)]));
     }
+}
+
+/// Those that wait are away after a start: then whatever was new was dropped in their place.
+#[test]
+fn the_first_in_line_is_dropped_even_if_it_waits_and_is_away() {
+    for dead_letters in [vec![], dead_letters()] {
+        let letters = usize::from(!dead_letters.is_empty());
+        let mut arguments = dead_letters;
+        arguments.push(("x-retry-delay", 100_000_i64.into()));
+        arguments.push(("x-max-length", 1_i64.into()));
+        let (mut t, c) = queue(&arguments);
+        let mut kept = Kept::default();
+        t.publish_persistent(c, "", "q", "old");
+        t.get(c, "q");
+        t.settle(c, 1, false, REJECT);
+        kept.take_in(&mut t);
+        let mut t = kept.restart(after(&t, 0), Limits::default());
+        let c = t.client();
+        assert_eq!(counts(&t), (0, 0, 1));
+        t.publish_persistent(c, "", "q", "new");
+        kept.answer_all(&mut t);
+        assert_eq!(counts(&t), (1 + letters, 0, 0));
+        t.broker.check_invariants();
+        assert_eq!(fetch_all(&mut t, &mut kept), [("new".to_owned(), 0)]);
+        kept.take_in(&mut t);
+        assert_eq!(kept.messages.len(), letters, "the dead letter is left");
+    }
+}
+
+/// The first in line may be one that has come back: it says nothing about those behind it.
+#[test]
+fn a_stop_says_what_was_delivered_while_older_ones_were_waiting() {
+    let (mut t, c) = queue_within(little(), &[("x-retry-delay", 100_i64.into())]);
+    let worker = t.client();
+    t.consume(worker, "q", "t");
+    for number in 0..60 {
+        t.publish_persistent(c, "", "q", &format!("{number:<60}"));
+    }
+    for tag in 1..=40 {
+        t.settle(worker, tag, false, REJECT);
+    }
+    t.sync();
+    t.cancel(worker, "t");
+    t.pass_ms(200);
+    assert_eq!(counts(&t), (40, 20, 0));
+    t.facts();
+    t.step(Input::Retire);
+    let facts = t.facts();
+    let through = |fact: &Fact| match fact {
+        Fact::MayDeliver { through, .. } => Some(through.0),
+        _ => None,
+    };
+    assert_eq!(facts.iter().find_map(through), Some(60), "{facts:?}");
 }

@@ -61,7 +61,7 @@ impl Vhost {
         for settle in tx.settles {
             self.settle(from.key, settle.deliveries, settle.outcome, fx);
         }
-        self.bury(fx);
+        self.bury_all(fx);
         match self.fold(fx) {
             Some(due) if !refused => self.answer(from, due, TxCommitOk {}, fx),
             None if !refused => fx.method(from.connection, from.number, TxCommitOk {}),

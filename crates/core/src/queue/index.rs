@@ -476,6 +476,12 @@ impl Index {
         Some(bytes)
     }
 
+    /// The oldest place, whether its message is here or away.
+    pub(crate) fn first(&self) -> Option<Seq> {
+        let returned = self.returned.first_key_value().map(|(&seq, _)| seq);
+        returned.into_iter().chain(self.first_fresh()).min()
+    }
+
     /// The oldest place that was never delivered in this life, if there is one.
     pub(crate) fn first_fresh(&self) -> Option<Seq> {
         let fresh = self.fresh.front().map(|entry| entry.seq);

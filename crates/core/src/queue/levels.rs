@@ -26,6 +26,9 @@ pub(crate) struct Ready {
     /// All of them, if there are no priorities.
     plain: Index,
     levels: Option<Box<Levels>>,
+    /// The highest number that was delivered in this life. Not what is before the first in line: that
+    /// may be one that comes back late.
+    delivered: u64,
 }
 
 #[derive(Debug)]
@@ -39,8 +42,6 @@ struct Levels {
     totals: Totals,
     /// Each level counts on from here.
     base: u64,
-    /// The highest number that was delivered in this life.
-    delivered: u64,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +74,7 @@ impl Ready {
             return Self {
                 plain: Index::recovered(runs),
                 levels: None,
+                delivered: 0,
             };
         };
         let mut levels = Box::new(Levels {
@@ -81,7 +83,6 @@ impl Ready {
             occupied: [0; 4],
             totals: Totals::default(),
             base: last.number(),
-            delivered: 0,
         });
         let mut by_level: BTreeMap<u8, Vec<Run>> = BTreeMap::new();
         for run in runs {
@@ -93,6 +94,7 @@ impl Ready {
         Self {
             plain: Index::default(),
             levels: Some(levels),
+            delivered: 0,
         }
     }
 
@@ -105,15 +107,12 @@ impl Ready {
     /// A message was delivered for the first time, or again.
     #[inline]
     pub(crate) fn note_delivered(&mut self, seq: Seq) {
-        if let Some(levels) = &mut self.levels {
-            levels.delivered = levels.delivered.max(seq.number());
-        }
+        self.delivered = self.delivered.max(seq.number());
     }
 
-    /// The highest number that was delivered in this life; None if the queue has no priorities,
-    /// and so delivers in order of its numbers.
-    pub(crate) fn delivered(&self) -> Option<u64> {
-        self.levels.as_ref().map(|levels| levels.delivered)
+    /// The highest number that was delivered in this life; 0 if there was none.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.delivered
     }
 
     /// All that is there has been recorded by now.
@@ -375,6 +374,14 @@ impl Ready {
             levels.at(levels.key(of), |level| {
                 level.index.bring_back(of_level, &mut past);
             });
+        }
+    }
+
+    /// The place whose turn it is, whether its message is here or away.
+    pub(crate) fn first(&self) -> Option<Seq> {
+        match &self.levels {
+            None => self.plain.first(),
+            Some(levels) => levels.in_use().next()?.index.first(),
         }
     }
 

@@ -180,10 +180,9 @@ impl Queue {
         Seq(number.unwrap_or(self.last_seq.0 + 1))
     }
 
-    /// The highest number that was delivered, or will never be.
+    /// The highest number that was delivered in this life.
     pub(crate) fn delivered_through(&self) -> Seq {
-        let delivered = self.index.delivered();
-        Seq(delivered.unwrap_or_else(|| self.upcoming().0.saturating_sub(1)))
+        Seq(self.index.delivered())
     }
 
     /// Whether it has messages and none can be had right now: the first is away, or may not be

@@ -216,10 +216,9 @@ impl Retries {
         }
     }
 
-    /// The first in the queue of those that wait, if it is here.
-    pub(crate) fn first_here(&self) -> Option<Seq> {
-        let (&seq, waiting) = self.waiting.first_key_value()?;
-        matches!(waiting.message, Place::Here(_)).then_some(seq)
+    /// The first in the queue of those that wait.
+    pub(crate) fn first(&self) -> Option<Seq> {
+        self.waiting.first_key_value().map(|(&seq, _)| seq)
     }
 
     /// A message that was away is back, or has left for good: what it has been through, if anybody
