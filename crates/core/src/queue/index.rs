@@ -276,7 +276,7 @@ impl Index {
             };
             if !newer.is_empty() {
                 self.behind_here += newer.len();
-                self.behind.push(Stretch::Here(newer));
+                self.behind.push_front(Stretch::Here(newer));
             }
         }
         self.behind.put_back_away(seq, bytes);
@@ -633,6 +633,35 @@ mod tests {
             seq: Seq(seq),
             deliveries: 0,
             failures: 0,
+        }
+    }
+
+    /// After a start with a message that waits to be delivered again: those behind it are being read
+    /// when its time has come.
+    #[test]
+    fn a_place_comes_back_before_what_is_half_read() {
+        for taken in [0, 1] {
+            let run = |first, last| Run {
+                first: Seq(first),
+                last: Seq(last),
+                bytes: 0,
+            };
+            let mut index = Index::recovered(vec![run(1, 1), run(3, 10)]);
+            index.drop_away(Seq(1)).expect("it is away");
+            let read = [3, 4].map(|seq| (Seq(seq), entry(seq).message, None));
+            let never = Past {
+                deliveries: 0,
+                failures: 0,
+            };
+            index.bring_back(read.to_vec(), |_| never);
+            for _ in 0..taken {
+                index.pop().expect("it was read");
+            }
+            index.put_back_away(Seq(1), 0);
+            index.check();
+            let places: Vec<u64> = index.seqs().map(|seq| seq.0).collect();
+            let expected: Vec<u64> = std::iter::once(1).chain(3 + taken..=10).collect();
+            assert_eq!(places, expected);
         }
     }
 

@@ -76,8 +76,17 @@ impl Stretches {
     }
 
     /// Adds a stretch that is not empty, and in the midst of no other.
-    pub(crate) fn push(&mut self, stretch: Stretch) {
+    fn push(&mut self, stretch: Stretch) {
         self.0.insert(stretch.first(), stretch);
+    }
+
+    /// Adds a stretch that is not empty before all others.
+    pub(crate) fn push_front(&mut self, stretch: Stretch) {
+        // What was first may go by a place that is this one's: of what it had, some has left.
+        if let Some((_, front)) = self.0.pop_first() {
+            self.push(front);
+        }
+        self.push(stretch);
     }
 
     pub(crate) fn pop_front(&mut self) {
