@@ -63,7 +63,8 @@ pub trait Scheduler: fmt::Debug + Send {
         Vec::new()
     }
 
-    /// So many queues have taken the message that it fired. Called before anything else about it.
+    /// So many queues have taken the message that it fired. Called before anything else about it. What
+    /// is noted because of that is kept together with the notes of the fire.
     fn routed(&mut self, now: Wall, run: &Run<'_>, queues: usize, deeds: &mut Deeds);
 
     /// The message that it fired was not published, because its user may not do that any more. What

@@ -356,21 +356,20 @@ impl Vhost {
         let queues = std::mem::take(&mut self.router.queues);
         self.metrics.routed += queues.len() as u64;
         let published = self.enqueued(&queues, &message, || user);
-        let notes = notes.into_iter().map(Fact::Noted);
-        let kept = held.iter().filter_map(|held| held.kept.clone());
-        let mut safe = self.record_all(notes.chain(published).chain(kept), fx);
+        let mut deeds = Deeds::default();
         if let Some(scheduler) = &mut self.scheduler {
             let properties = message.properties();
-            let mut deeds = Deeds::default();
             if let Some(run) = run_of(&properties) {
                 // One that is held back is somewhere, and goes on from there.
                 let places = queues.len() + held.len();
                 scheduler.routed(self.now.wall, &run, places, &mut deeds);
             }
-            // It may have something to note about that; it fires nothing because of it.
-            let notes = deeds.notes.into_iter().map(Fact::Noted);
-            safe = safe.max(self.record_all(notes, fx));
         }
+        // What it notes about that is in the same record: after a crash a run in two queues is not
+        // to be taken for one in one. It fires nothing because of it.
+        let notes = notes.into_iter().chain(deeds.notes).map(Fact::Noted);
+        let kept = held.iter().filter_map(|held| held.kept.clone());
+        let safe = self.record_all(notes.chain(published).chain(kept), fx);
         self.own.add(safe, self.durable, message.memory_bytes());
         for &id in &queues {
             self.offer_when(id, message.clone(), safe, fx);

@@ -76,8 +76,11 @@ impl Scheduler for Echo {
         self.heard.send("replan".to_owned()).expect("a test");
     }
 
-    fn routed(&mut self, _now: Wall, _run: &Run<'_>, queues: usize, _deeds: &mut Deeds) {
+    fn routed(&mut self, _now: Wall, _run: &Run<'_>, queues: usize, deeds: &mut Deeds) {
         self.heard.send(format!("routed {queues}")).expect("a test");
+        if queues != 1 {
+            deeds.notes.push(note("routed"));
+        }
     }
 
     fn refused(&mut self, _now: Wall, _run: &Run<'_>, why: Refusal, deeds: &mut Deeds) {
@@ -162,6 +165,19 @@ fn what_is_due_is_published_with_a_note_in_one_record() {
         "{facts:?}"
     );
     assert_eq!(s.heard()[0], "routed 1");
+}
+
+/// A crash between two records would take a run that is in two queues for one that is in one.
+#[test]
+fn how_many_queues_a_run_is_in_is_in_its_record() {
+    let mut s = Scheduled::new();
+    s.order("nowhere", 0, "x");
+    s.t.facts();
+    s.pass(1);
+    assert_eq!(s.heard(), ["routed 0"]);
+    let facts = s.t.facts();
+    let expected = vec![Fact::Noted(note("ran")), Fact::Noted(note("routed"))];
+    assert_eq!(facts, [Fact::Together(expected)]);
 }
 
 #[test]
