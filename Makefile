@@ -56,7 +56,7 @@ bench: ## Measure against the relay, and RabbitMQ if it is installed
 .PHONY: nightly
 nightly: ## Up to 2 hours: known advisories, 100 times the property tests, 1,000 kills, 5 minutes a fuzz target
 	tools/cargo-deny check advisories
-	STORAGE_TIMES=60 PROPTEST_CASES=25600 $(CARGO) test --locked --workspace
+	STORAGE_TIMES=60 TIMED_TIMES=30 PROPTEST_CASES=25600 $(CARGO) test --locked --workspace
 	DURABILITY_KILLS=1000 $(CARGO) test --locked -p leveret --test durability kill -- --nocapture
 	$(MAKE) interop
 	$(MAKE) fuzz FUZZ_SECONDS=300

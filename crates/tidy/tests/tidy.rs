@@ -73,7 +73,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("nom", &["codec"]),
     ("tokio", &["server", "management", "scheduler", "perf"]),
     ("dashmap", &["server", "management"]),
-    ("jiff", &["core", "scheduler"]),
+    ("jiff", &["core", "scheduler", "sim"]),
     ("rustls", &["server", "perf"]),
     ("tokio-rustls", &["server", "perf"]),
     ("rand", &["server", "perf", "sim"]),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use leveret_sim::storage::command;
+use leveret_sim::timed::command as timed;
 use leveret_sim::{Setup, run, shrink, sim};
 
 /// Runs the broker under simulation. Prints what failed, and how to replay it.
@@ -39,12 +40,16 @@ struct Arguments {
 enum Part {
     /// The log, on a disk that forgets, tears and fails.
     Storage(command::Arguments),
+    /// Schedules and delayed messages, on clocks that jump.
+    Timed(timed::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Part::Storage(arguments)) = &arguments.part {
-        return command::command(arguments);
+    match &arguments.part {
+        Some(Part::Storage(arguments)) => return command::command(arguments),
+        Some(Part::Timed(arguments)) => return timed::command(arguments),
+        None => {}
     }
     let (from, to) = match (arguments.seed, arguments.seeds) {
         (Some(seed), _) => (seed, seed + 1),

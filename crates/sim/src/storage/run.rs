@@ -73,7 +73,7 @@ pub fn run(setup: &Setup) -> (Tally, Result<(), Failure>) {
 ///
 /// # Errors
 /// Those of the function, and its panics.
-pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, String> {
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(Trouble::Wrong(why))) => Err(why),
