@@ -235,11 +235,20 @@ impl Queue {
 }
 
 /// What a message has been through that comes back from the log: of the others only those may have
-/// been delivered whose numbers are up to `delivered_before`.
-pub(crate) fn past_of(retries: Option<&mut Retries>, delivered_before: Seq, seq: Seq) -> Past {
-    let known = retries.and_then(|retries| retries.take_past(seq));
-    known.unwrap_or_else(|| Past {
-        deliveries: u32::from(seq.number() <= delivered_before.0),
+/// been delivered whose numbers are up to `delivered_before`. And whether it is known from its retries,
+/// which know it no longer.
+pub(crate) fn past_of(
+    retries: Option<&mut Retries>,
+    delivered_before: Seq,
+    seq: Seq,
+) -> (Past, bool) {
+    if let Some(past) = retries.and_then(|retries| retries.take_past(seq)) {
+        return (past, true);
+    }
+    let deliveries = u32::from(seq.number() <= delivered_before.0);
+    let past = Past {
+        deliveries,
         failures: 0,
-    })
+    };
+    (past, false)
 }

@@ -774,3 +774,51 @@ fn a_stop_says_what_was_delivered_while_older_ones_were_waiting() {
     };
     assert_eq!(facts.iter().find_map(through), Some(60), "{facts:?}");
 }
+
+/// What has come back from the log once may be paged out again: nobody else knew then what it had been
+/// through.
+#[test]
+fn what_a_message_has_been_through_is_not_lost_when_memory_is_short_again() {
+    let arguments = [
+        ("x-retry-delay", 1_000_i64.into()),
+        ("x-delivery-limit", 1_i64.into()),
+    ];
+    let (mut t, c) = queue(&arguments);
+    let mut kept = Kept::default();
+    let worker = t.client();
+    t.consume(worker, "q", "t");
+    for number in 0..2 {
+        t.publish_persistent(c, "", "q", &format!("{number}{}", " ".repeat(100_000)));
+        t.settle(worker, number + 1, false, REJECT);
+    }
+    let short = |t: &mut BrokerTest, kept: &mut Kept| {
+        t.step(Input::Alarm(Some("low on memory")));
+        t.sync();
+        kept.take_in(t);
+        t.step(Input::Alarm(None));
+    };
+    short(&mut t, &mut kept);
+    assert_eq!(t.broker.metrics().paged_out, 2);
+    t.cancel(worker, "t");
+    t.pass_ms(1_000);
+    assert_eq!(counts(&t), (2, 0, 0));
+    came(&mut t);
+    t.prefetch(worker, 1);
+    t.consume(worker, "q", "again");
+    kept.answer_all(&mut t);
+    assert_eq!(came(&mut t), [(3, "0".to_owned())]);
+    let before = t.broker.metrics().paged_out;
+    short(&mut t, &mut kept);
+    assert_eq!(t.broker.metrics().paged_out, before, "it stays");
+    t.settle(worker, 3, false, Outcome::Ack);
+    kept.answer_all(&mut t);
+    let deliveries = t.take_deliveries();
+    let [(_, 4, message)] = &deliveries[..] else {
+        panic!("{deliveries:?}");
+    };
+    let headers = message.properties().headers.unwrap_or_default();
+    let count = headers.get("x-delivery-count").and_then(FieldValue::as_i64);
+    assert_eq!(count, Some(1));
+    t.settle(worker, 4, false, REJECT);
+    assert_eq!(counts(&t), (0, 0, 0), "its attempts are used up");
+}

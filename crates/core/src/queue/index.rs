@@ -377,6 +377,12 @@ impl Index {
         if self.behind.is_empty() || self.unreturned_bytes > plenty && !self.fresh.is_empty() {
             return None;
         }
+        let returned = self.returned.first_key_value();
+        if self.bytes - self.unreturned_bytes > plenty
+            && returned.is_some_and(|(seq, _)| self.behind.first().is_some_and(|next| *seq < next))
+        {
+            return None;
+        }
         let away = |stretch: &Stretch| match stretch {
             Stretch::Away(run) => Some(*run),
             Stretch::Here(_) => None,
@@ -396,13 +402,14 @@ impl Index {
     }
 
     /// Takes in messages that come back from the log, in order. `past` says what each has been
-    /// through.
+    /// through, and whether nobody else could say so again: then it is one that was returned, and
+    /// stays in memory.
     ///
     /// What is not away any more (purged meanwhile, say) is ignored.
     pub(crate) fn bring_back(
         &mut self,
         messages: Vec<(Seq, Message, Option<Wall>)>,
-        mut past: impl FnMut(Seq) -> Past,
+        mut past: impl FnMut(Seq) -> (Past, bool),
     ) {
         for (seq, message, _) in messages {
             // What the log does not give although it was asked for is gone.
@@ -426,18 +433,20 @@ impl Index {
             self.away -= 1;
             self.drop_first_away(seq);
             self.bytes += bytes;
-            self.unreturned_bytes += bytes;
             self.body_bytes += message.body_len();
-            let Past {
-                deliveries,
-                failures,
-            } = past(seq);
-            self.fresh.push_back(Entry {
+            let (past, stays) = past(seq);
+            let entry = Entry {
                 message,
                 seq,
-                deliveries,
-                failures,
-            });
+                deliveries: past.deliveries,
+                failures: past.failures,
+            };
+            if stays {
+                self.returned.insert(seq, entry);
+            } else {
+                self.unreturned_bytes += bytes;
+                self.fresh.push_back(entry);
+            }
         }
         if self.fresh.is_empty() {
             self.advance();

@@ -359,7 +359,7 @@ impl Ready {
     pub(crate) fn bring_back(
         &mut self,
         messages: Vec<(Seq, Message, Option<Wall>)>,
-        mut past: impl FnMut(Seq) -> Past,
+        mut past: impl FnMut(Seq) -> (Past, bool),
     ) {
         let Some(levels) = &mut self.levels else {
             return self.plain.bring_back(messages, past);
