@@ -1,12 +1,21 @@
 //! What queues have to do with the log beyond its records: marks of how far they may deliver, and
 //! long backlogs that are paged out and asked back.
+//!
+//! What is persistent and in a durable queue is in the log anyway: memory lets go of it when its
+//! record is safe. Everything else has to be written to the swap area first, a batch at a time for
+//! each queue. Until the batch is reported its messages are where they were, and may be delivered,
+//! expire or be purged; the swap area forgets those again. A batch that could not be written
+//! stays in memory, and so does one of which nothing is heard.
 
 use crate::effect::Effects;
 use crate::error::AmqpError;
 use crate::event::Event;
 use crate::ids::{Lsn, Mono, QueueId, Seq, Wall};
-use crate::log::{Fetch, Fetched, LogError};
+use crate::log::{Fetch, Fetched, LogError, Swap, Swapped};
 use crate::message::Message;
+use crate::queue::Queue;
+use crate::queue::index::Leaving;
+use crate::queue::logged::Batch;
 use crate::record::Fact;
 use crate::retry::past_of;
 use crate::timer::Timer;
@@ -19,11 +28,29 @@ const KEPT_PART: usize = 4;
 /// Most octets that stay while memory is short.
 const KEPT_BYTES_SHORT: usize = 64 << 10;
 
+/// Octets of a queue that are swapped out in one go, at most and roughly.
+const SWAPPED_BYTES_AT_ONCE: usize = 8 << 20;
+
 /// How long after a failed read it is tried again, in milliseconds.
 const FETCH_AGAIN_MS: u64 = 1_000;
 
+/// How long after a failed write to the swap area it is tried again while memory is short, in
+/// milliseconds.
+const SWAP_AGAIN_MS: u64 = 5_000;
+
 /// Reads that may fail in a row before `basic.get` waits no longer.
 const FETCHES_WAITED_FOR: u32 = 3;
+
+/// Whether a queue still has something to page out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Paging {
+    /// It waits for the log, or for others that are being swapped out.
+    Waits,
+    /// It has nothing, or waits for its own report.
+    Over,
+    /// It has grown meanwhile.
+    Again,
+}
 
 impl Vhost {
     /// Asks for what the queue's consumers will need soon: the next mark, and messages that are
@@ -95,13 +122,34 @@ impl Vhost {
         });
     }
 
-    /// Octets of a queue's first messages that stay when the rest is paged out.
+    /// Octets of a queue's first messages that stay when the rest is paged out, and that are asked
+    /// back at once.
     pub(crate) fn kept_bytes(&self) -> usize {
-        self.limits.queue_memory_max / KEPT_PART
+        let plenty = self.limits.queue_memory_max / KEPT_PART;
+        if self.memory_is_short() {
+            plenty.min(KEPT_BYTES_SHORT)
+        } else {
+            plenty
+        }
     }
 
-    fn kept_bytes_short(&self) -> usize {
-        self.kept_bytes().min(KEPT_BYTES_SHORT)
+    /// Octets that a queue may hold before it is paged out.
+    #[inline]
+    fn budget(&self) -> usize {
+        if self.memory_is_short() {
+            self.kept_bytes().saturating_mul(KEPT_PART)
+        } else {
+            self.limits.queue_memory_max
+        }
+    }
+
+    /// Octets of a queue that are swapped out in one go.
+    fn batch_bytes(&self) -> usize {
+        SWAPPED_BYTES_AT_ONCE.min(self.limits.queue_memory_max / 2)
+    }
+
+    fn has_swap(&self) -> bool {
+        self.limits.swap_bytes_max > 0
     }
 
     /// Records became one: what waits for one of them waits for this.
@@ -114,33 +162,54 @@ impl Vhost {
         }
     }
 
-    /// A queue has grown: once what it holds in memory is too much, the log keeps the rest alone.
-    pub(crate) fn watch_backlog(&mut self, id: QueueId) {
-        let Some(queue) = self.queues.get_mut(id) else {
+    /// A queue has grown: once what it holds in memory is too much, the rest is kept elsewhere.
+    #[inline]
+    pub(crate) fn watch_backlog(&mut self, id: QueueId, fx: &mut Effects) {
+        let Some(queue) = self.queues.get(id) else {
             return;
         };
-        let enough = queue.logged.page_out_from.max(self.limits.queue_memory_max);
-        if !queue.durable || queue.index.unreturned_bytes() <= enough {
+        let enough = queue.logged.page_out_from.max(self.budget());
+        if queue.index.unreturned_bytes() <= enough {
             return;
         }
-        if queue.logged.page_out.is_none() {
-            // Its messages are all recorded by now, so they are in the log when this record is.
-            queue.logged.page_out = Some((self.lsn, queue.recorded_through()));
+        if !self.begin_page_out(id) {
+            if self.is_behind(id) && !self.swap_behind.contains(&id) {
+                self.swap_behind.push(id);
+            }
+        } else if self.page_out(id, fx) == Paging::Waits {
             self.logging.push(id);
         }
     }
 
+    /// What a queue holds now is to be paged out as soon as that is possible. False if that was
+    /// asked for before, or never will be possible.
+    fn begin_page_out(&mut self, id: QueueId) -> bool {
+        let swaps = self.has_swap();
+        let Some(queue) = self.queues.get_mut(id) else {
+            return false;
+        };
+        if queue.logged.page_out.is_some() || !(queue.durable || swaps) {
+            return false;
+        }
+        // Its messages are all recorded by now, so they are in the log when this record is.
+        let due = if queue.durable { self.lsn } else { Lsn(0) };
+        queue.logged.page_out = Some((due, queue.recorded_through()));
+        true
+    }
+
     /// Memory is short: queues page out all but their very first messages.
     pub(crate) fn page_out_all(&mut self, fx: &mut Effects) {
-        let keep = self.kept_bytes_short();
-        let large = self.queues.iter_mut().filter(|(_, queue)| {
-            let retries = queue.retries.as_ref().map_or(0, |retries| retries.bytes());
-            queue.durable && (queue.index.unreturned_bytes() > keep || retries > 0)
-        });
-        for (id, queue) in large {
+        let keep = self.kept_bytes();
+        let retries = |queue: &Queue| {
+            let retries = queue.retries.as_ref();
+            queue.durable && retries.is_some_and(|retries| retries.bytes() > 0)
+        };
+        let large = |queue: &Queue| queue.index.unreturned_bytes() > keep || retries(queue);
+        let queues = self.queues.iter().filter(|(_, queue)| large(queue));
+        let queues: Vec<(QueueId, bool)> = queues.map(|(id, q)| (id, retries(q))).collect();
+        for (id, retries) in queues {
             self.work += 1;
-            if queue.logged.page_out.is_none() {
-                queue.logged.page_out = Some((self.lsn, queue.recorded_through()));
+            if self.begin_page_out(id) || retries {
                 self.logging.push(id);
             }
         }
@@ -167,7 +236,7 @@ impl Vhost {
                 self.pump(id, fx);
                 self.wake_getters(id);
             }
-            again |= self.page_out(id, fx);
+            again |= self.page_out(id, fx) == Paging::Waits;
             again |= self.page_out_retries(id, fx);
             if again {
                 self.logging.push(id);
@@ -178,34 +247,196 @@ impl Vhost {
         self.page_out_delayed(fx);
     }
 
-    /// Pages a queue out if that is asked for. Returns whether it has to wait for the log.
-    fn page_out(&mut self, id: QueueId, fx: &mut Effects) -> bool {
-        let keep = if self.memory_is_short() {
-            self.kept_bytes_short()
-        } else {
-            self.kept_bytes()
-        };
+    /// Pages a queue out if that is asked for and can be done now.
+    fn page_out(&mut self, id: QueueId, fx: &mut Effects) -> Paging {
+        loop {
+            match self.page_out_part(id, fx) {
+                Paging::Again => {}
+                paging => return paging,
+            }
+        }
+    }
+
+    fn page_out_part(&mut self, id: QueueId, fx: &mut Effects) -> Paging {
+        let keep = self.kept_bytes();
+        let batch_bytes = self.batch_bytes();
+        let is_full = self.swapping_bytes > 0
+            && self.swapping_bytes + batch_bytes > self.limits.swap_bytes_max;
+        let swaps = self.has_swap();
         let Some(queue) = self.queues.get_mut(id) else {
-            return false;
+            return Paging::Over;
         };
         let Some((due, through)) = queue.logged.page_out else {
+            return Paging::Over;
+        };
+        if queue.logged.swapping.is_some() {
+            return Paging::Over;
+        }
+        if due > self.durable {
+            return Paging::Waits;
+        }
+        let leaving = Leaving {
+            through,
+            keep,
+            durable: queue.durable,
+        };
+        let most = if is_full { 0 } else { batch_bytes };
+        if swaps && let Some((batch, messages)) = queue.index.to_swap(leaving, most) {
+            if is_full {
+                return Paging::Waits;
+            }
+            queue.logged.swapping = Some(batch);
+            queue.logged.swapped = true;
+            let bytes = messages.iter().map(|(_, message)| message.memory_bytes());
+            let bytes = bytes.sum();
+            let messages = self.with_arrivals(id, messages);
+            self.swapping_bytes += bytes;
+            self.work += messages.len() as u64;
+            fx.swaps.push(Swap::Out {
+                queue: id,
+                messages,
+                bytes,
+            });
+            return Paging::Over;
+        }
+        self.let_go(id, through, None, fx);
+        self.end_page_out(id, through)
+    }
+
+    /// Messages with when they arrived, if they are to expire: by that their deadline is known again
+    /// when they come back.
+    fn with_arrivals(
+        &self,
+        id: QueueId,
+        messages: Vec<(Seq, Message)>,
+    ) -> Vec<(Seq, Message, Option<Wall>)> {
+        let queue = self.queues.get(id);
+        let arrival = |seq: Seq, message: &Message| {
+            let queue = queue?;
+            let due = queue.deadlines.as_ref()?.of(seq)?;
+            self.arrival(queue.rules.ttl_ms, message, due)
+        };
+        let messages = messages.into_iter().map(|(seq, message)| {
+            let at = arrival(seq, &message);
+            (seq, message, at)
+        });
+        messages.collect()
+    }
+
+    /// What a queue held up to this place is paged out, as far as that is possible. If it has grown too
+    /// much meanwhile, it begins again: nobody may come and look.
+    fn end_page_out(&mut self, id: QueueId, through: Seq) -> Paging {
+        let budget = self.budget();
+        let Some(queue) = self.queues.get_mut(id) else {
+            return Paging::Over;
+        };
+        queue.logged.page_out = None;
+        let rest = queue.index.unreturned_bytes();
+        let later = queue.index.bytes_after(through);
+        // What cannot be paged out is not looked at again for each message that follows it.
+        queue.logged.page_out_from = rest - later + budget / 2;
+        if rest > budget && later > budget / 2 && self.begin_page_out(id) {
+            Paging::Again
+        } else {
+            Paging::Over
+        }
+    }
+
+    /// What was to be swapped out is there now, or it cannot be done.
+    pub(crate) fn swapped(&mut self, swapped: Swapped, fx: &mut Effects) {
+        self.swapping_bytes = self.swapping_bytes.saturating_sub(swapped.bytes);
+        let id = swapped.queue;
+        let is_short = self.memory_is_short();
+        if let Some(queue) = self.queues.get_mut(id)
+            && let Some(batch) = queue.logged.swapping.take()
+        {
+            if let Some(error) = swapped.error {
+                let through = queue.logged.page_out.map_or(Seq(0), |(_, seq)| seq);
+                if is_short && !std::mem::replace(&mut self.swaps_again, true) {
+                    // Publishers are stopped, so no growth brings it about.
+                    let at = self.now.mono.plus_ms(SWAP_AGAIN_MS);
+                    self.timers.set(at, Timer::SwapAgain);
+                }
+                if !std::mem::replace(&mut self.swap_fails, true) {
+                    fx.events.push(Event::SwapFailed {
+                        queue: queue.name.clone(),
+                        error,
+                    });
+                }
+                self.let_go(id, through, None, fx);
+                if self.end_page_out(id, through) == Paging::Again {
+                    self.logging.push(id);
+                }
+            } else {
+                if std::mem::take(&mut self.swap_fails) {
+                    fx.events.push(Event::SwapResumed);
+                }
+                self.let_go(id, batch.last, Some(batch), fx);
+                self.logging.push(id); // for the next batch
+            }
+        }
+        self.logged_through(fx);
+        let behind = std::mem::take(&mut self.swap_behind);
+        self.swap_behind = behind
+            .into_iter()
+            .filter(|id| self.is_behind(*id))
+            .collect();
+    }
+
+    /// Something could not be swapped out, and memory was short.
+    pub(crate) fn swap_again(&mut self, fx: &mut Effects) {
+        self.swaps_again = false;
+        if self.memory_is_short() {
+            self.page_out_all(fx);
+        }
+    }
+
+    /// Whether a queue grows faster than it can be swapped out. Says no once nothing is on its way
+    /// whose report would ask again.
+    fn is_behind(&self, id: QueueId) -> bool {
+        let Some(queue) = self.queues.get(id) else {
             return false;
         };
-        if due > self.durable {
-            return true;
-        }
-        queue.logged.page_out = None;
+        let enough = queue.logged.page_out_from.max(self.budget());
+        let bytes = queue.index.unreturned_bytes();
+        self.swapping_bytes > 0
+            && queue.logged.page_out.is_some()
+            && bytes > enough + self.batch_bytes()
+    }
+
+    /// Memory lets go of messages of a queue that are kept elsewhere.
+    fn let_go(&mut self, id: QueueId, through: Seq, swapped: Option<Batch>, fx: &mut Effects) {
+        let keep = self.kept_bytes();
+        let Some(queue) = self.queues.get_mut(id) else {
+            return;
+        };
+        let leaving = Leaving {
+            through,
+            keep,
+            durable: queue.durable,
+        };
         let (ttl_ms, deadlines) = (queue.rules.ttl_ms, &mut queue.deadlines);
-        let gone = queue.index.page_out(through, keep, |level, seq, message| {
-            if let Some(deadlines) = deadlines {
-                let own_ms = message.expiration_ms();
-                let own = own_ms.is_some_and(|own| ttl_ms.is_none_or(|ttl| own < ttl));
-                deadlines.page_out(level, seq, own);
+        let gone = queue
+            .index
+            .page_out(leaving, swapped, |level, seq, message| {
+                if let Some(deadlines) = deadlines {
+                    let own_ms = message.expiration_ms();
+                    let own = own_ms.is_some_and(|own| ttl_ms.is_none_or(|ttl| own < ttl));
+                    deadlines.page_out(level, seq, own, leaving.is_logged(message));
+                }
+            });
+        if let Some(batch) = swapped {
+            let count = gone.iter().filter(|gone| !leaving.is_logged(gone));
+            let count = count.count();
+            self.metrics.swapped_out += count as u64;
+            if count < batch.count {
+                // Some have left the queue meanwhile, or are about to.
+                fx.swaps.push(Swap::Forget {
+                    queue: id,
+                    runs: queue.index.not_away(batch),
+                });
             }
-        });
-        // What cannot be paged out is not looked at again for each message that follows it.
-        let rest = queue.index.unreturned_bytes();
-        queue.logged.page_out_from = rest + self.limits.queue_memory_max / 2;
+        }
         self.work += gone.len() as u64;
         self.metrics.paged_out += gone.len() as u64;
         if !gone.is_empty() {
@@ -215,10 +446,9 @@ impl Vhost {
                 self.look_ahead(id, fx);
             }
         }
-        false
     }
 
-    /// Messages have come back from the log.
+    /// Messages have come back.
     pub(crate) fn fetched(&mut self, fetched: Fetched, fx: &mut Effects) {
         if Self::is_for_delayed(&fetched) {
             return self.delayed_fetched(fetched, fx);
@@ -237,7 +467,7 @@ impl Vhost {
             self.fetched_dying(id, dying, fetched.messages, fx);
             self.resume_deadlines(id, &[]);
         } else {
-            self.fetched_next(id, fetched.messages);
+            self.fetched_next(id, fetched.messages, fx);
         }
         let Some(queue) = self.queues.get_mut(id) else {
             return;
@@ -275,7 +505,12 @@ impl Vhost {
     }
 
     /// The messages have come back that are next.
-    fn fetched_next(&mut self, id: QueueId, messages: Vec<(Seq, Message, Option<Wall>)>) {
+    fn fetched_next(
+        &mut self,
+        id: QueueId,
+        messages: Vec<(Seq, Message, Option<Wall>)>,
+        fx: &mut Effects,
+    ) {
         let Some(queue) = self.queues.get(id) else {
             return;
         };
@@ -295,6 +530,10 @@ impl Vhost {
             return;
         };
         let before = queue.index.first_away(of);
+        let last = messages.last().map(|(seq, ..)| *seq);
+        if let (Some(first), Some(last)) = (before, last) {
+            forget_swapped(queue, id, first, last, fx);
+        }
         let (past, delivered_before) = (&mut queue.retries, queue.logged.delivered_before);
         queue.index.bring_back(messages, |seq| {
             past_of(past.as_deref_mut(), delivered_before, seq)
@@ -314,7 +553,7 @@ impl Vhost {
             if let Some(channel) = self.channels.get(key) {
                 let (connection, number) = (channel.connection, channel.number);
                 let error = AmqpError::precondition_failed(format_args!(
-                    "a message cannot be read from the log: {error}"
+                    "a message cannot be read back: {error}"
                 ));
                 self.refuse(connection, number, error, fx);
             }
@@ -345,5 +584,22 @@ impl Vhost {
             self.lsn = fx.record(self.lsn, fact);
             queue.logged.mark(through);
         }
+    }
+}
+
+/// The swap area need not keep what it has of a queue from the first to the last of these places.
+pub(crate) fn forget_swapped(queue: &Queue, id: QueueId, first: Seq, last: Seq, fx: &mut Effects) {
+    if !queue.logged.swapped || first > last {
+        return;
+    }
+    if let Some(Swap::Forget { queue, runs }) = fx.swaps.last_mut()
+        && *queue == id
+    {
+        runs.push((first, last));
+    } else {
+        fx.swaps.push(Swap::Forget {
+            queue: id,
+            runs: vec![(first, last)],
+        });
     }
 }

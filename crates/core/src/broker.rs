@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::delayed::Ordered;
 use crate::effect::Effects;
 use crate::error::AmqpError;
-use crate::ids::{ConnectionId, Lsn, Mono, Now};
+use crate::ids::{ConnectionId, Lsn, Mono, Now, QueueId};
 use crate::input::{Command, Input};
 use crate::log::{LogError, Recovered};
 use crate::message::Message;
@@ -53,9 +53,11 @@ pub struct Limits {
     /// Octets of deliveries that may wait in one connection's outbox before its consumers are
     /// considered full. One message larger than this may pass an empty outbox.
     pub outbox_bytes_max: usize,
-    /// Octets of undelivered messages a durable queue holds in memory before it leaves what it can
-    /// to the log alone.
+    /// Octets of undelivered messages a queue holds in memory before it leaves what it can to the log
+    /// and to the swap area.
     pub queue_memory_max: usize,
+    /// Octets of messages that may be on their way to the swap area at once; 0 if there is none.
+    pub swap_bytes_max: usize,
     /// How long a delivery may go unsettled before its channel is closed, in milliseconds;
     /// `u64::MAX` is for ever. A queue's `x-consumer-timeout` overrides it.
     pub consumer_timeout_ms: u64,
@@ -72,6 +74,7 @@ impl Default for Limits {
             consumers_per_channel_max: 10_000,
             outbox_bytes_max: 1 << 20,
             queue_memory_max: 16 << 20,
+            swap_bytes_max: 0,
             consumer_timeout_ms: 1_800_000,
         }
     }
@@ -151,6 +154,7 @@ impl Broker {
             Input::Drained(connection, bytes) => vhost.drained(connection, bytes, fx),
             Input::Durable(lsn) => vhost.durable(lsn, fx),
             Input::Fetched(fetched) => vhost.fetched(fetched, fx),
+            Input::Swapped(swapped) => vhost.swapped(swapped, fx),
             Input::Retire => vhost.retire(fx),
             Input::Replan => vhost.replan(fx),
             Input::ReplanSome(rhythm) => vhost.replan_some(&rhythm, fx),
@@ -250,6 +254,13 @@ impl Broker {
         self.vhost.work
     }
 
+    /// Whether messages come faster than they can be swapped out, so that publishers should wait. An
+    /// answer to [`Swap::Out`](crate::log::Swap::Out) is on its way then, after which it may be over.
+    #[must_use]
+    pub fn swap_is_behind(&self) -> bool {
+        !self.vhost.swap_behind.is_empty()
+    }
+
     /// When [`Input::Tick`] is due, if ever. May change with each `handle`.
     #[must_use]
     pub fn next_timer(&self) -> Option<Mono> {
@@ -260,6 +271,13 @@ impl Broker {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.vhost.metrics
+    }
+
+    /// All queues with their names; for simulations.
+    #[doc(hidden)]
+    pub fn queue_names(&self) -> impl Iterator<Item = (QueueId, Arc<str>)> {
+        let queues = self.vhost.queues.iter();
+        queues.map(|(id, queue)| (id, Arc::clone(&queue.name)))
     }
 
     /// Asserts every invariant of the vhost; for tests and simulations, as it looks at everything.

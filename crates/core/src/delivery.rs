@@ -55,7 +55,7 @@ impl Vhost {
         if limited {
             self.drop_excess(id, fx);
         }
-        self.watch_backlog(id);
+        self.watch_backlog(id, fx);
     }
 
     /// Delivers while there are messages and consumers that can take them.
@@ -158,7 +158,7 @@ impl Vhost {
             };
             fx.send(channel.connection, outbound);
         }
-        if queue.durable && !queue.consumers.is_empty() {
+        if (queue.durable || queue.index.away() > 0) && !queue.consumers.is_empty() {
             self.look_ahead(id, fx);
         }
     }

@@ -12,7 +12,7 @@ use crate::dead_letter::Reason;
 use crate::error::{AmqpError, ReplyCode};
 use crate::event::Event;
 use crate::ids::{ConnectionId, Lsn, Seq};
-use crate::log::Fetch;
+use crate::log::{Fetch, Swap};
 use crate::message::Message;
 use crate::record::{Fact, Record};
 
@@ -25,6 +25,8 @@ pub struct Effects {
     pub records: Vec<Record>,
     /// Messages to be asked back from the log.
     pub fetches: Vec<Fetch>,
+    /// Messages to be written to the swap area, or to be forgotten there.
+    pub swaps: Vec<Swap>,
     /// What an operator may want to know.
     pub events: Vec<Event>,
     /// Connections whose socket is not to be read for now (true) or again (false).
@@ -192,6 +194,7 @@ impl Effects {
         self.touched.is_empty()
             && self.records.is_empty()
             && self.fetches.is_empty()
+            && self.swaps.is_empty()
             && self.events.is_empty()
             && self.reading.is_empty()
             && self.garbage.is_empty()

@@ -38,7 +38,7 @@ pub enum Event {
         /// Ready messages that went with it.
         ready: usize,
     },
-    /// Messages of a queue could not be read back from the log.
+    /// Messages of a queue could not be read back from the log or the swap area.
     FetchFailed {
         /// Its name.
         queue: Arc<str>,
@@ -56,6 +56,16 @@ pub enum Event {
         /// Why.
         refusal: Refusal,
     },
+    /// Messages of a queue could not be written to the swap area, and stay in memory. It is not said
+    /// again before some could be written.
+    SwapFailed {
+        /// Its name.
+        queue: Arc<str>,
+        /// Why.
+        error: LogError,
+    },
+    /// The first messages since then were written.
+    SwapResumed,
     /// An exchange came to be.
     ExchangeCreated {
         /// Its name.

@@ -7,11 +7,12 @@
 //!
 //! A time that passed while nobody served the queue counts, by the clock on the wall.
 
+use crate::backlog::forget_swapped;
 use crate::dead_letter::Reason;
 use crate::effect::Effects;
 use crate::ids::{Mono, QueueId, Seq, Wall};
 use crate::message::Message;
-use crate::queue::deadlines::ASKED;
+use crate::queue::deadlines::{ASKED, Due};
 use crate::queue::index::Entry;
 use crate::queue::retries::Back;
 use crate::timer::Timer;
@@ -32,6 +33,18 @@ impl Vhost {
         let ms = ttl_ms.into_iter().chain(message.expiration_ms()).min()?;
         let passed = at.map_or(0, |at| self.now.wall.0.saturating_sub(at.0));
         Some(self.now.mono.plus_ms(ms.saturating_sub(passed)))
+    }
+
+    /// When a message arrived that is due then; None if it never is.
+    pub(crate) fn arrival(
+        &self,
+        ttl_ms: Option<u64>,
+        message: &Message,
+        due: Mono,
+    ) -> Option<Wall> {
+        let ms = ttl_ms.into_iter().chain(message.expiration_ms()).min()?;
+        let wall = self.now.wall.0.saturating_add(due.0);
+        Some(Wall(wall.saturating_sub(self.now.mono.plus_ms(ms).0)))
     }
 
     /// A message waits in a queue, new or again: from here on its timer runs.
@@ -78,21 +91,25 @@ impl Vhost {
             let Some(queue) = self.queues.get_mut(id) else {
                 return;
             };
-            let Some(seq) = queue.deadlines.as_mut().and_then(|d| d.pop_due(now)) else {
+            let Some(due) = queue.deadlines.as_mut().and_then(|d| d.pop_due(now)) else {
                 break;
             };
+            let seq = due.seq;
             if queue.logged.is_held(seq) {
                 // Nobody could have had it: its time begins when it may be delivered.
-                let deadlines = queue.deadlines.get_or_insert_default();
-                deadlines.set(seq, now.plus_ms(HELD_LOOK_MS));
-                deadlines.waits(seq);
+                let later = now.plus_ms(HELD_LOOK_MS);
+                let is_away = queue.index.is_away(seq);
+                queue
+                    .deadlines
+                    .get_or_insert_default()
+                    .put_off(due, later, is_away);
                 continue;
             }
             if let Some(entry) = queue.index.take(seq) {
                 self.metrics.expired += 1;
                 self.die(id, entry, Reason::Expired, fx);
             } else if queue.index.is_away(seq) {
-                self.expire_away(id, seq, fx);
+                self.expire_away(id, due, fx);
             } else if let Some(retry) = queue.retries.as_mut().and_then(|r| r.take(seq)) {
                 match retry {
                     Back::Here(entry) => {
@@ -101,7 +118,7 @@ impl Vhost {
                     }
                     Back::Away(seq, bytes) => {
                         queue.index.put_back_away(seq, bytes);
-                        self.expire_away(id, seq, fx);
+                        self.expire_away(id, due, fx);
                     }
                 }
             }
@@ -112,8 +129,9 @@ impl Vhost {
     }
 
     /// A message has expired that is away. It is read only if somebody is to have it.
-    fn expire_away(&mut self, id: QueueId, seq: Seq, fx: &mut Effects) {
+    fn expire_away(&mut self, id: QueueId, due: Due, fx: &mut Effects) {
         self.work += 1;
+        let seq = due.seq;
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
@@ -121,11 +139,14 @@ impl Vhost {
             let deadlines = queue.deadlines.get_or_insert_default();
             deadlines.dying.push_back(seq);
         } else if queue.index.drop_away(seq).is_some() {
+            forget_swapped(queue, id, seq, seq, fx);
             self.metrics.expired += 1;
             queue.forget_past(seq);
             fx.note_death(&queue.name, Some(seq), Reason::Expired);
-            let fact = queue.settled(seq);
-            self.record(fact, fx);
+            let fact = (!due.swapped).then(|| queue.settled(seq));
+            if let Some(fact) = fact {
+                self.record(fact, fx);
+            }
         }
     }
 
@@ -216,6 +237,7 @@ impl Vhost {
                 && let Some(queue) = self.queues.get_mut(id)
                 && queue.index.drop_away(seq).is_some()
             {
+                forget_swapped(queue, id, seq, seq, fx);
                 self.metrics.expired += 1;
                 queue.forget_past(seq);
                 let entry = Entry {

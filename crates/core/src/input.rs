@@ -6,7 +6,7 @@ use leveret_codec::Method;
 
 use crate::error::AmqpError;
 use crate::ids::{ConnectionId, Lsn};
-use crate::log::Fetched;
+use crate::log::{Fetched, Swapped};
 use crate::message::Message;
 use crate::permission::Permissions;
 
@@ -23,6 +23,8 @@ pub enum Input {
     Durable(Lsn),
     /// Messages that were asked back from the log.
     Fetched(Fetched),
+    /// What became of messages that were to be swapped out.
+    Swapped(Swapped),
     /// The broker is about to stop and no connection is left: notes for the log how far each queue
     /// has delivered, so that the next start need not assume more.
     Retire,

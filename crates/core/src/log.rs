@@ -45,8 +45,12 @@ pub trait Log: Send {
     }
 
     /// Asks for messages that were appended before and whose record is safe. [`Report::Fetched`]
-    /// follows.
+    /// follows. Finds what was swapped out as well, in its order among the others.
     fn fetch(&mut self, fetch: Fetch);
+
+    /// Has something written to the swap area, or forgotten there. Requests are carried out in their
+    /// order. Nobody asks a log without such an area.
+    fn swap(&mut self, _swap: Swap) {}
 }
 
 /// Hears what became of records and requests, from any thread.
@@ -62,6 +66,8 @@ pub enum Report {
     Durable(Lsn),
     /// Messages that were asked for.
     Fetched(Fetched),
+    /// What became of messages that were to be swapped out.
+    Swapped(Swapped),
     /// There is hardly room (true) or enough again (false): nothing is lost, but publishers should
     /// wait.
     Full(bool),
@@ -94,6 +100,40 @@ pub struct Fetched {
     /// is enough; each with when it arrived, as far as anybody knows.
     pub messages: Vec<(Seq, Message, Option<Wall>)>,
     /// Why nothing, or not all, could be read.
+    pub error: Option<LogError>,
+}
+
+/// A request to the swap area: where messages wait that are not in the log and that memory is too
+/// short for. It does not outlive the process.
+#[derive(Debug)]
+pub enum Swap {
+    /// Messages to be kept there, in order of their places. [`Report::Swapped`] follows, and from then
+    /// on they can be fetched.
+    Out {
+        /// Whose they are.
+        queue: QueueId,
+        /// What is to be kept, each with when it arrived if that matters.
+        messages: Vec<(Seq, Message, Option<Wall>)>,
+        /// Octets of memory they hold: comes back with the answer.
+        bytes: usize,
+    },
+    /// What is there from the first to the last of each of these places is not needed any more.
+    Forget {
+        /// Whose it was.
+        queue: QueueId,
+        /// First and last places.
+        runs: Vec<(Seq, Seq)>,
+    },
+}
+
+/// The answer to [`Swap::Out`].
+#[derive(Debug)]
+pub struct Swapped {
+    /// Whose messages they are.
+    pub queue: QueueId,
+    /// As it was asked.
+    pub bytes: usize,
+    /// Why none of them is kept, if so.
     pub error: Option<LogError>,
 }
 

@@ -52,8 +52,9 @@ counters! {
     schedules_fired: "schedules_fired", "Messages that schedules have published.";
     schedules_refused: "schedules_refused", "Messages of schedules that were not published because their user may not do that any more.";
     rejected: "messages_rejected", "Messages refused to publishers in confirm mode (basic.nack).";
-    paged_out: "messages_paged_out", "Messages let go from memory, to be read back from the log.";
-    paged_in: "messages_paged_in", "Messages read back from the log.";
+    paged_out: "messages_paged_out", "Messages let go from memory, to be read back from the log or the swap area.";
+    swapped_out: "messages_swapped_out", "Messages among them that are in the swap area.";
+    paged_in: "messages_paged_in", "Messages read back from the log or the swap area.";
     replies_dropped: "direct_replies_dropped", "Direct replies dropped because their reader was too slow.";
     queues_declared: "queues_declared", "queue.declare that found or made a queue.";
     queues_created: "queues_created", "Queues created.";

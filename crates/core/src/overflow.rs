@@ -79,12 +79,7 @@ impl Vhost {
             self.metrics.overflowed += 1;
             self.die(id, entry, Reason::MaxLength, fx);
         }
-        if dropped
-            && self
-                .queues
-                .get(id)
-                .is_some_and(|q| q.durable && !q.consumers.is_empty())
-        {
+        if dropped && self.queues.get(id).is_some_and(|q| !q.consumers.is_empty()) {
             self.look_ahead(id, fx); // what is first now may be away
         }
     }

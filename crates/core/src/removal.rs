@@ -54,6 +54,7 @@ impl Vhost {
                 fx,
             );
         }
+        fx.swaps.extend(queue.logged.forget_swapped(id));
         for binding in self.bindings.to(Destination::Queue(id)) {
             self.remove_binding(&binding, fx);
         }

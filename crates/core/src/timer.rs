@@ -28,6 +28,8 @@ pub(crate) enum Timer {
     Schedules,
     /// A read from the log had failed and is to be tried again.
     FetchAgain(QueueId),
+    /// Memory is short, and what could not be swapped out is tried again.
+    SwapAgain,
 }
 
 /// The vhost's timing wheel, by the monotonic clock.
@@ -103,6 +105,7 @@ impl Vhost {
                 Timer::Looking => self.go_on_looking(fx),
                 Timer::Schedules => self.schedules_due(fx),
                 Timer::FetchAgain(queue) => self.fetch_again(queue, fx),
+                Timer::SwapAgain => self.swap_again(fx),
             }
         }
     }

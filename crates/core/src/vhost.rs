@@ -116,6 +116,14 @@ pub(crate) struct Vhost {
     pub(crate) notes: Vec<Note>,
     /// Queues whose next mark waits for the log, or that have something to page out.
     pub(crate) logging: Vec<QueueId>,
+    /// Octets of messages on their way to the swap area.
+    pub(crate) swapping_bytes: usize,
+    /// Queues that grow faster than they can be swapped out.
+    pub(crate) swap_behind: Vec<QueueId>,
+    /// The last time something was to be swapped out, it could not be.
+    pub(crate) swap_fails: bool,
+    /// A timer runs to try it again.
+    pub(crate) swaps_again: bool,
     /// The resource alarm that is on, as shown to clients.
     alarm: Option<&'static str>,
     random: ChaCha20Rng,
@@ -163,6 +171,10 @@ impl Vhost {
             own: OwnPublishes::default(),
             notes: Vec::new(),
             logging: Vec::new(),
+            swapping_bytes: 0,
+            swap_behind: Vec::new(),
+            swap_fails: false,
+            swaps_again: false,
             alarm: None,
             random,
         };

@@ -4,7 +4,7 @@ mod common;
 
 use common::kept::Kept;
 use common::*;
-use leveret_codec::{BasicGet, FieldValue, QueueDeclare, QueuePurge};
+use leveret_codec::{BasicGet, FieldValue, Properties, QueueDeclare, QueuePurge};
 use leveret_core::log::{Fetched, LogError};
 use leveret_core::{Fact, Input, Limits, Mono, Now, Wall};
 use proptest::prelude::*;
@@ -19,9 +19,21 @@ fn limits() -> Limits {
     }
 }
 
+/// With a swap area for what is transient.
+fn limits_with_swap() -> Limits {
+    Limits {
+        swap_bytes_max: 1 << 20,
+        ..limits()
+    }
+}
+
 /// Durable queues `q` with these arguments and `dead`.
 fn queues(arguments: &[(&str, FieldValue)]) -> (BrokerTest, Kept, Chan) {
-    let mut t = BrokerTest::with_limits(limits());
+    queues_with(limits(), arguments)
+}
+
+fn queues_with(limits: Limits, arguments: &[(&str, FieldValue)]) -> (BrokerTest, Kept, Chan) {
+    let mut t = BrokerTest::with_limits(limits);
     let c = t.client();
     let mut declare = QueueDeclare {
         durable: true,
@@ -52,7 +64,17 @@ fn publish_for(t: &mut BrokerTest, on: Chan, ms: Option<u64>, number: usize) {
 
 /// The same, with a priority.
 fn publish_at(t: &mut BrokerTest, on: Chan, priority: u8, ms: Option<u64>, number: usize) {
-    let mut properties = persistent();
+    publish_as(t, on, persistent(), priority, ms, number);
+}
+
+fn publish_as(
+    t: &mut BrokerTest,
+    on: Chan,
+    mut properties: Properties,
+    priority: u8,
+    ms: Option<u64>,
+    number: usize,
+) {
     properties.priority = (priority > 0).then_some(priority);
     properties.expiration = ms.map(|ms| ms.to_string().into());
     t.publish_with(
@@ -258,6 +280,30 @@ fn a_clock_that_was_set_back_makes_nothing_expire_early() {
     assert_eq!(t.broker.totals().ready, 300);
 }
 
+/// They are not in the log, so it must not hear of them.
+#[test]
+fn transient_messages_with_a_time_of_their_own_are_swapped_out_and_expire_unread() {
+    let (mut t, mut kept, c) = queues_with(limits_with_swap(), &[]);
+    for number in 0..1_000 {
+        let ms = (number % 2 == 0).then_some(1_000 + number as u64);
+        publish_as(&mut t, c, Properties::default(), 0, ms, number);
+        kept.answer_all(&mut t);
+    }
+    assert!(t.broker.totals().ready_bytes <= MEMORY);
+    let settled = |t: &mut BrokerTest| t.facts().iter().any(|f| matches!(f, Fact::Settled { .. }));
+    t.pass_ms(1_499);
+    kept.answer_all(&mut t);
+    assert_eq!(t.broker.totals().ready, 750);
+    t.pass_ms(500);
+    assert!(!settled(&mut t));
+    kept.answer_all(&mut t);
+    assert_eq!(t.broker.totals().ready, 500);
+    assert_eq!(t.broker.metrics().paged_in, 0);
+    let left: Vec<usize> = (1..1_000).step_by(2).collect();
+    assert_eq!(fetch_all(&mut t, &mut kept, c, "q"), left);
+    assert!(kept.swapped.is_empty(), "nothing stays there");
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// So many, of this priority, that last so long.
@@ -291,12 +337,16 @@ proptest! {
         ttl_ms in prop::option::of(500..2_000_u64),
         priority_max in prop::option::of(1..4_u8),
         dies in any::<bool>(),
+        // Of so many messages one is persistent.
+        mixture in prop_oneof![Just(1_usize), Just(2), Just(7), Just(1_000_000)],
     ) {
         let mut arguments = Vec::new();
         arguments.extend(ttl_ms.map(|ms| ("x-message-ttl", FieldValue::I64(ms as i64))));
         arguments.extend(priority_max.map(|max| ("x-max-priority", FieldValue::I32(max.into()))));
         arguments.extend(dies.then(dead_letters).into_iter().flatten());
-        let (mut t, mut kept, mut c) = queues(&arguments);
+        let limits = if mixture == 1 { limits() } else { limits_with_swap() };
+        let is_persistent = |number: usize| number.is_multiple_of(mixture);
+        let (mut t, mut kept, mut c) = queues_with(limits.clone(), &arguments);
         t.checked = false;
         // When each is due, by the clock on the wall.
         let mut due: Vec<u64> = Vec::new();
@@ -309,7 +359,13 @@ proptest! {
                     due.push(lasts.map_or(u64::MAX, |ms| t.now.wall.0 + ms));
                     let max = priority_max.unwrap_or(0);
                     waiting.insert((max - priority.min(max), due.len() - 1));
-                    publish_at(&mut t, c, priority, ms, due.len() - 1);
+                    let number = due.len() - 1;
+                    let properties = if is_persistent(number) {
+                        persistent()
+                    } else {
+                        Properties::default()
+                    };
+                    publish_as(&mut t, c, properties, priority, ms, number);
                 },
                 Step::Pass(ms) => t.pass_ms(ms),
                 Step::Get(count) => for _ in 0..count {
@@ -340,7 +396,10 @@ proptest! {
                 }
                 Step::Restart(down_ms) => {
                     kept.take_in(&mut t);
-                    t = restart(&t, &kept, down_ms);
+                    kept.swapped.clear();
+                    waiting.retain(|(_, number)| is_persistent(*number));
+                    let wall = Wall(t.now.wall.0 + down_ms);
+                    t = kept.restart(Now { mono: Mono(7), wall }, limits.clone());
                     t.checked = false;
                     c = t.client();
                     t.pass_ms(0);
@@ -358,5 +417,8 @@ proptest! {
         }
         let left: Vec<usize> = waiting.into_iter().map(|(_, number)| number).collect();
         prop_assert_eq!(fetch_all(&mut t, &mut kept, c, "q"), left);
+        if !dies {
+            prop_assert!(kept.swapped.is_empty());
+        }
     }
 }

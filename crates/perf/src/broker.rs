@@ -60,6 +60,8 @@ impl Kind {
 pub struct Broker {
     pub kind: Kind,
     pub path: PathBuf,
+    /// Data memory it may have, in bytes (RLIMIT_DATA); for Leveret, which is told so.
+    pub memory_max: Option<u64>,
 }
 
 /// A server that accepts logins, until it is dropped.
@@ -92,6 +94,7 @@ impl Broker {
         Some(Self {
             kind: Kind::RabbitMq,
             path: newest,
+            memory_max: None,
         })
     }
 
@@ -122,7 +125,17 @@ impl Broker {
         let log = fs::File::create(dir.join("output")).context("create a log file")?;
         let mut command = match self.kind {
             Kind::Leveret => {
-                let mut command = Command::new(&self.path);
+                let mut command = match self.memory_max {
+                    None => Command::new(&self.path),
+                    Some(bytes) => {
+                        // util-linux; it becomes the program.
+                        let mut command = Command::new("prlimit");
+                        command.arg(format!("--data={bytes}")).arg(&self.path);
+                        let mark = (bytes / 10 * 6).to_string();
+                        command.args(["--memory-watermark", &mark]);
+                        command
+                    }
+                };
                 command
                     .args(["--amqp-listen", &local(ports.amqp)])
                     .args(["--http-listen", &local(ports.second)])

@@ -105,7 +105,7 @@ pub fn run(
 }
 
 /// Publishes without a consumer; answers also how many messages were confirmed.
-fn fill(
+pub(crate) fn fill(
     server: &Server<'_>,
     plan: &FillDrain,
     layout: &mut Layout,
@@ -153,7 +153,7 @@ fn fill(
 }
 
 /// Takes everything out again.
-fn drain(
+pub(crate) fn drain(
     server: &Server<'_>,
     plan: &FillDrain,
     layout: &Layout,

@@ -20,6 +20,7 @@
 //!
 //! A run that loses, duplicates or reorders a message is an error, never a figure.
 
+pub mod backlog;
 pub mod bench;
 pub mod broker;
 pub mod checker;

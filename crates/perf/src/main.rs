@@ -10,14 +10,16 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use leveret_perf::{
-    Error, Result,
+    Error, Result, backlog,
     bench::{self, Plan},
     broker::{self, Broker, Kind},
     disk::Disk,
     error::Context as _,
+    fill_drain::FillDrain,
     lateness::MINUTE,
     measure::Timing,
     process::Watched,
+    receiver::Acks,
     scenario::{Scale, Scenario, Server},
     storage::Storage,
     url::Url,
@@ -48,6 +50,8 @@ enum Command {
     Bench(Bench),
     /// Runs one scenario once on a broker that is running already.
     Run(Run),
+    /// Fills and drains a queue that is much larger than the memory its broker may have.
+    Backlog(Backlog),
     /// Lists the scenarios.
     List,
 }
@@ -101,6 +105,31 @@ struct Run {
 }
 
 #[derive(Args)]
+struct Backlog {
+    /// The broker's program [default: beside this one].
+    #[arg(long, value_name = "PATH")]
+    leveret: Option<PathBuf>,
+    /// Messages; fewer if the disk or the time is too short.
+    #[arg(long, default_value_t = 2_000_000)]
+    count: u64,
+    /// Octets of each body.
+    #[arg(long, default_value_t = 1_024)]
+    size: usize,
+    /// Kind of queue and messages: memory or disk.
+    #[arg(long, value_name = "KIND", value_parser = storage, default_value = "memory")]
+    storage: Storage,
+    /// MiB of data memory that the broker may have (RLIMIT_DATA); 0 for no limit.
+    #[arg(long, default_value_t = 512)]
+    memory: u64,
+    /// Seconds after which filling, or draining, is given up.
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+    /// As for `bench`.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct Effort {
     /// Seconds that each run measures.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
@@ -140,6 +169,7 @@ fn main() -> ExitCode {
     let done = match Options::parse().command {
         Command::Bench(options) => run_bench(&options),
         Command::Run(options) => run_one(&options).map(|()| true),
+        Command::Backlog(options) => run_backlog(&options).map(|()| true),
         Command::List => {
             for scenario in Scenario::all() {
                 println!("{:<20} {}", scenario.name, scenario.about);
@@ -207,6 +237,26 @@ fn run_one(options: &Run) -> Result<()> {
     Ok(())
 }
 
+fn run_backlog(options: &Backlog) -> Result<()> {
+    let path = options.leveret.clone();
+    let path = path.or_else(|| broker::beside_us("leveret"));
+    let broker = Broker {
+        kind: Kind::Leveret,
+        path: path.ok_or_else(|| Error::Setup("leveret is not built".into()))?,
+        memory_max: (options.memory > 0).then_some(options.memory << 20),
+    };
+    let plan = FillDrain {
+        count: options.count,
+        body_size: options.size,
+        confirm_window: 10_000,
+        delay_ms: None,
+        acks: Acks::Manual { prefetch: 1_000 },
+    };
+    let disk = Disk::choose(options.data_dir.as_deref())?;
+    let longest = Duration::from_secs(options.seconds);
+    backlog::run(&broker, &disk.path, plan, options.storage, longest)
+}
+
 fn brokers(options: &Bench) -> Result<Vec<Broker>> {
     let mut brokers = Vec::new();
     for (kind, given, name) in [
@@ -215,7 +265,11 @@ fn brokers(options: &Bench) -> Result<Vec<Broker>> {
     ] {
         let path = given.clone().or_else(|| broker::beside_us(name));
         match path {
-            Some(path) if path.is_file() => brokers.push(Broker { kind, path }),
+            Some(path) if path.is_file() => brokers.push(Broker {
+                kind,
+                path,
+                memory_max: None,
+            }),
             Some(path) => return Err(Error::Setup(format!("no program {}", path.display()))),
             None => eprintln!("{name} is not built, so it takes no part"),
         }
@@ -229,6 +283,7 @@ fn brokers(options: &Bench) -> Result<Vec<Broker>> {
         home => brokers.push(Broker {
             kind: Kind::RabbitMq,
             path: Path::new(home).to_owned(),
+            memory_max: None,
         }),
     }
     Ok(brokers)

@@ -158,6 +158,12 @@ fn descendants(root: u32, stats: &BTreeMap<u32, Stat>) -> Vec<u32> {
     found
 }
 
+/// The most it ever had resident, in bytes.
+pub fn peak_rss(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    kib_field(&text, "VmHWM:")
+}
+
 /// Exact where the kernel counts on demand (`smaps_rollup`), else its running estimate.
 fn rss(pid: u32) -> Option<u64> {
     let field = |file: &str, name: &str| {

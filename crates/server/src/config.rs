@@ -164,8 +164,8 @@ settings! {
     /// or before it is no longer read if they are replies.
     outbox_max: Octets = "1MiB", in "16KiB" ..= "1GiB";
 
-    /// Octets of undelivered messages that a durable queue holds in memory before it leaves what it
-    /// can to the log alone.
+    /// Octets of undelivered messages that a queue holds in memory before it leaves what it can to the
+    /// disk: to the log, or to the swap area.
     queue_memory_max: Octets = "16MiB", in "64KiB" ..= "1024GiB";
 
     /// Most queues of one vhost.

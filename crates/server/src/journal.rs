@@ -18,6 +18,9 @@ use crate::shard::Shard;
 /// Where in the data directory the log is.
 const FOLDER: &str = "log";
 
+/// Where in it messages are that memory is too short for. Nothing there outlives a broker.
+const SWAP_FOLDER: &str = "swap";
+
 /// Exit code when what is on the disk cannot be trusted: somebody has to look at it.
 pub const EXIT_CORRUPT: u8 = 3;
 
@@ -32,7 +35,13 @@ const FREE_SHARE_MIN: u64 = 20;
 /// [`StartError`] if it cannot be read or written, or (exit code 3) is damaged.
 pub fn open(data_dir: &Path) -> Result<Store, StartError> {
     let folder = make_folder(data_dir)?;
-    let store = Store::open(FileDisk::new(&folder), options(&folder))
+    let swap = data_dir.join(SWAP_FOLDER);
+    if !swap.is_dir() {
+        fs::create_dir(&swap)
+            .map_err(|error| StartError::new(format!("cannot make {}: {error}", swap.display())))?;
+    }
+    let (log, swap) = (FileDisk::new(&folder), FileDisk::new(swap));
+    let store = Store::open_with_swap(log, swap, options(&folder))
         .map_err(|error| start_error(&folder, &error))?;
     if let Some(cut) = store.cut() {
         tracing::warn!(
@@ -189,6 +198,11 @@ impl Watcher for Listener {
             Report::Fetched(fetched) => {
                 if let Some(shard) = self.shard() {
                     shard.submit(Input::Fetched(fetched));
+                }
+            }
+            Report::Swapped(swapped) => {
+                if let Some(shard) = self.shard() {
+                    shard.submit_in_passing(Input::Swapped(swapped));
                 }
             }
             Report::Full(full) => {

@@ -51,7 +51,8 @@ pub(crate) struct Vhost {
     fx: Effects,
     clients: SecondaryMap<ConnectionId, Client>,
     log: Box<dyn Log>,
-    /// Octets of requests that are done and not yet credited, because the log is behind.
+    /// Octets of requests that are done and not yet credited, because the log or the swap area is
+    /// behind.
     withheld: Vec<(ConnectionId, usize)>,
     /// The last record that the log was given, and the last it has reported safe.
     appended: Lsn,
@@ -233,18 +234,25 @@ impl Vhost {
                 self.guard(None, |broker, fx| broker.tick(now, budget, fx));
             }
             Entry::Other(input) => {
-                // The log has come further, or is full, in which case an alarm stops whoever
-                // publishes, and the others are to go on.
-                match input {
+                // The log or the swap area has come further. Or there is an alarm, which stops
+                // whoever publishes, and the others are to go on.
+                let goes_on = match input {
                     Input::Durable(lsn) => {
                         self.safe = lsn;
-                        self.credit();
+                        true
                     }
-                    Input::Alarm(_) => self.credit(),
-                    _ => {}
-                }
+                    Input::Swapped(_) => true,
+                    Input::Alarm(_) => {
+                        self.credit();
+                        false
+                    }
+                    _ => false,
+                };
                 let has_read = matches!(input, Input::Fetched(_));
                 self.handle(now, None, input);
+                if goes_on && !self.broker.swap_is_behind() {
+                    self.credit();
+                }
                 if has_read {
                     for order in std::mem::take(&mut self.looking) {
                         self.obey_order(now, order);
@@ -271,7 +279,8 @@ impl Vhost {
         if batch.commands.len() == 0 || client.failed {
             // Only while something of this vhost is on its way, whose arrival gives it back.
             let on_its_way = !self.fx.records.is_empty() || self.appended > self.safe;
-            if on_its_way && self.log.is_behind() && !client.failed {
+            let waits = on_its_way && self.log.is_behind() || self.broker.swap_is_behind();
+            if waits && !client.failed {
                 self.withheld.push((id, batch.bytes));
             } else {
                 client.link.processed(batch.bytes);
@@ -377,6 +386,9 @@ impl Vhost {
                 break;
             };
             self.handle(now, None, Input::Durable(durable));
+        }
+        for swap in self.fx.swaps.drain(..) {
+            self.log.swap(swap);
         }
         for fetch in self.fx.fetches.drain(..) {
             self.log.fetch(fetch);

@@ -79,7 +79,7 @@ fn of_schedules(page: &mut Page, vhost: &str, metrics: &scheduler::Metrics) {
     );
 }
 
-fn of_log(node: &Node) -> [(Kind, &'static str, &'static str, u64); 13] {
+fn of_log(node: &Node) -> [(Kind, &'static str, &'static str, u64); 17] {
     let log = node.store.metrics();
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     #[rustfmt::skip]
@@ -95,6 +95,10 @@ fn of_log(node: &Node) -> [(Kind, &'static str, &'static str, u64); 13] {
         (Kind::Gauge,   "log_recovery_milliseconds", "What reading the log took at the start.", read(&log.recovery_ms)),
         (Kind::Gauge,   "log_recovered_messages", "Messages found in the log at the start.", read(&log.recovered_messages)),
         (Kind::Gauge,   "log_cut_bytes", "Octets cut off a torn end of the log at the start.", read(&log.cut_bytes)),
+        (Kind::Gauge,   "swap_messages", "Messages in the swap area.", read(&log.swap_messages)),
+        (Kind::Gauge,   "swap_bytes", "Octets of the files of the swap area.", read(&log.swap_bytes)),
+        (Kind::Counter, "swap_messages_written", "Messages that were written to the swap area.", read(&log.swapped)),
+        (Kind::Counter, "swap_failures", "Times that messages could not be written to the swap area, and stayed in memory.", read(&log.swaps_failed)),
         (Kind::Gauge,   "alarms_free_disk_space_watermark", "1 while the disk is nearly full.", u64::from(node.log.is_full())),
         (Kind::Gauge,   "log_lost", "1 after the log has failed.", u64::from(node.log.lost().is_some())),
     ];

@@ -32,6 +32,10 @@ pub const SHUTDOWN_REASON: &str = "broker forced connection closure with reason 
 /// Connections that may always wait for their login, however few file descriptors there are.
 const LOBBY_MIN: usize = 200;
 
+/// Octets of messages of one vhost that may be on their way to the swap area: a disk that is slow
+/// must not pin more of them in memory.
+const SWAP_BYTES_MAX: usize = 32 << 20;
+
 /// The broker's insides.
 #[derive(Debug)]
 pub struct Node {
@@ -206,6 +210,7 @@ fn limits(settings: &Settings) -> Limits {
         consumers_per_channel_max: settings.consumers_per_channel_max,
         outbox_bytes_max: settings.outbox_max.as_usize(),
         queue_memory_max: settings.queue_memory_max.as_usize(),
+        swap_bytes_max: SWAP_BYTES_MAX,
         consumer_timeout_ms: match settings.consumer_timeout.as_ms() {
             0 => u64::MAX,
             ms => ms,

@@ -233,7 +233,13 @@ fn log_event(vhost: &str, event: &Event, link: Option<&Link>) {
             tracing::debug!(vhost, ?queue, ready, "queue deleted");
         }
         Event::FetchFailed { queue, error } => {
-            tracing::error!(vhost, ?queue, %error, "messages cannot be read back from the log: the queue stands still");
+            tracing::error!(vhost, ?queue, %error, "messages cannot be read back: the queue stands still");
+        }
+        Event::SwapFailed { queue, error } => {
+            tracing::warn!(vhost, ?queue, %error, "messages cannot be swapped out: they stay in memory");
+        }
+        Event::SwapResumed => {
+            tracing::info!(vhost, "messages are swapped out again");
         }
         Event::FireRefused {
             run,

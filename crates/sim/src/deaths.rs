@@ -51,13 +51,13 @@ impl Model {
         }
     }
 
-    /// Whether the log may be the only one to have this message.
+    /// Whether the log or the swap area may be the only one to have this message.
     pub(crate) fn may_be_away(&self, queue: &Queue, item: &Item) -> bool {
         let kept = || {
             self.content_of(item)
                 .is_some_and(|content| content.persistent)
         };
-        self.pages && queue.durable && kept()
+        self.pages && (self.swaps || queue.durable && kept())
     }
 
     /// Whether its time is over, if that is known. After somebody has set the clock on the wall it is

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use leveret_codec::{ContentHeader, FieldTable, FieldValue, Method, Properties, RawTable};
 use leveret_core::broker::Options;
-use leveret_core::log::Recovered;
+use leveret_core::log::{Recovered, Swap};
 use leveret_core::{
     Broker, Command, ConnectionId, Effects, Fact, Input, Message, Mono, Now, Outbound, Outcome,
 };
@@ -78,6 +78,14 @@ pub enum Fault {
     LoseFetched,
     /// Messages have no priority.
     IgnorePriority,
+    /// A message comes back twice, in the place of another.
+    RepeatFetched,
+    /// Two messages come back in each other's place.
+    DisorderFetched,
+    /// What could not be swapped out is taken for swapped out.
+    LoseSwapped,
+    /// The swap area is told to forget more than what came back.
+    ForgetSwapped,
     /// Messages expire before their time.
     ExpireEarly,
     /// Nothing expires when it is due.
@@ -107,7 +115,7 @@ impl Fault {
     }
 
     /// All of them.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 41] = [
         Self::DropDelivery,
         Self::DuplicateDelivery,
         Self::SwapDeliveries,
@@ -136,6 +144,10 @@ impl Fault {
         Self::EarlyCancel,
         Self::LoseFetched,
         Self::IgnorePriority,
+        Self::RepeatFetched,
+        Self::DisorderFetched,
+        Self::LoseSwapped,
+        Self::ForgetSwapped,
         Self::ExpireEarly,
         Self::NeverExpire,
         Self::DropNewest,
@@ -168,6 +180,8 @@ impl Fault {
                 | Self::DropNack
                 | Self::EarlyCommand
                 | Self::LoseWaiting
+                | Self::LoseSwapped
+                | Self::ForgetSwapped
         )
     }
 }
@@ -354,6 +368,25 @@ impl Machine {
             {
                 fetched.messages.remove(0);
             }
+            (Some(Fault::RepeatFetched), Input::Fetched(fetched)) => {
+                if let [(_, first, _), (_, second, _), ..] = &mut fetched.messages[..]
+                    && self.strikes()
+                {
+                    *second = first.clone();
+                }
+            }
+            (Some(Fault::DisorderFetched), Input::Fetched(fetched)) => {
+                if let [(_, first, _), (_, second, _), ..] = &mut fetched.messages[..]
+                    && self.strikes()
+                {
+                    std::mem::swap(first, second);
+                }
+            }
+            (Some(Fault::LoseSwapped), Input::Swapped(swapped))
+                if swapped.error.is_some() && self.strikes() =>
+            {
+                swapped.error = None;
+            }
             (Some(Fault::LoseWaiting), Input::Commands(id, commands)) => {
                 let waits = |command: &Command| self.waiting.contains(&(*id, command.channel()));
                 let publish = |command: &Command| matches!(command, Command::Publish { .. });
@@ -448,10 +481,29 @@ impl Machine {
         }
     }
 
+    fn forget_swapped(&mut self) {
+        let swaps = std::mem::take(&mut self.fx.swaps);
+        for swap in swaps {
+            let swap = match swap {
+                Swap::Forget { queue, mut runs } if self.strikes() => {
+                    for (_, last) in &mut runs {
+                        last.0 = last.0.saturating_add(5);
+                    }
+                    Swap::Forget { queue, runs }
+                }
+                swap => swap,
+            };
+            self.fx.swaps.push(swap);
+        }
+    }
+
     fn tamper_with_output(&mut self, now: Now, sends: &mut Sends) {
         let Some(fault) = self.fault else { return };
         if fault == Fault::DropRecord && !self.fx.records.is_empty() && self.strikes() {
             self.fx.records.pop();
+        }
+        if fault == Fault::ForgetSwapped {
+            self.forget_swapped();
         }
         if fault == Fault::LoseLetter || fault == Fault::DoubleLetter {
             self.tear_letter(fault);

@@ -42,6 +42,7 @@ pub mod served;
 pub mod shrink;
 pub mod sim;
 pub mod storage;
+pub mod swap;
 pub mod timed;
 pub mod topology;
 pub mod waits;

@@ -310,6 +310,8 @@ pub struct Model {
     pub(crate) died_now: Vec<(u64, String)>,
     /// Something may be in the log alone.
     pub pages: bool,
+    /// There is a swap area: that goes for what the log has not as well.
+    pub swaps: bool,
     /// Somebody has set the clock on the wall.
     pub clock_was_set: bool,
     /// Turns so far.
@@ -360,6 +362,7 @@ impl Model {
             dead: VecDeque::new(),
             died_now: Vec::new(),
             pages: false,
+            swaps: false,
             clock_was_set: false,
             turns: 0,
             before: Lsn(0),
@@ -468,7 +471,7 @@ impl Model {
                 }
             }
             // What has come back was noted before the turn.
-            Event::Fetched | Event::Retired => {}
+            Event::Fetched | Event::Swapped | Event::Retired => {}
             Event::Alarm(on) => {
                 self.alarm = on;
                 let all: Vec<_> = self.connections.keys().copied().collect();

@@ -11,10 +11,11 @@ use leveret_codec::{
     RawTable, ShortStr,
 };
 use leveret_core::broker::Options;
+use leveret_core::ids::QueueId;
 use leveret_core::log::{Fetch, Fetched, LogError};
 use leveret_core::{
     Capabilities, Command, ConnectionId, Input, Limits, Lsn, Message, Now, Outbound, Outcome, Peer,
-    Permissions, QueueNumber,
+    Permissions,
 };
 
 use crate::dice::Dice;
@@ -24,6 +25,7 @@ use crate::letters::Past;
 use crate::log::{Log, Sends};
 use crate::model::{Checked, Event, Model, Published, Queue, Said, Violation, body, identify};
 use crate::rules::Rules;
+use crate::swap::{self, Area};
 use crate::violation;
 
 /// Both of them, and the log between them.
@@ -38,7 +40,11 @@ pub struct Pair {
     /// Messages that the core has asked back.
     pub fetches: Vec<Fetch>,
     /// How often in a row they failed.
-    failed: BTreeMap<QueueNumber, u32>,
+    failed: BTreeMap<QueueId, u32>,
+    /// Where messages go that are not in the log.
+    pub area: Area,
+    /// Names of the queues before the turn.
+    names: BTreeMap<QueueId, Arc<str>>,
     /// Connections that are not to be read.
     unread: BTreeSet<ConnectionId>,
     options: Options,
@@ -59,7 +65,7 @@ impl Pair {
     pub fn new(
         seed: u64,
         outbox_max: usize,
-        queue_memory_max: usize,
+        (queue_memory_max, swap_bytes_max): (usize, usize),
         body_max: usize,
         fault: Option<Fault>,
         dice: &mut Dice,
@@ -70,15 +76,20 @@ impl Pair {
             limits: Limits {
                 outbox_bytes_max: outbox_max,
                 queue_memory_max,
+                swap_bytes_max,
                 ..Limits::default()
             },
         };
+        let mut model = Model::new(outbox_max, body_max);
+        model.swaps = swap_bytes_max > 0;
         Self {
             machine: Machine::new(options.clone(), fault, dice),
-            model: Model::new(outbox_max, body_max),
+            model,
             log: Log::default(),
             fetches: Vec::new(),
             failed: BTreeMap::new(),
+            area: Area::default(),
+            names: BTreeMap::new(),
             unread: BTreeSet::new(),
             options,
         }
@@ -118,7 +129,7 @@ impl Pair {
         let fetches = std::mem::take(&mut self.machine.fx.fetches);
         for fetch in &fetches {
             self.model.count("fetches", 1);
-            if let Some(queue) = self.model.queue_of(fetch.number) {
+            if let Some(queue) = self.queue_of(fetch) {
                 // Something else may be away as well, and has to wait for this.
                 queue.away_from = Some(if queue.is_read_in_parts() {
                     0
@@ -127,10 +138,13 @@ impl Pair {
                 });
             }
         }
+        let swaps = std::mem::take(&mut self.machine.fx.swaps);
+        self.area.ask(swaps)?;
         self.fetches.extend(fetches);
         self.model.pages |= self.machine.broker.metrics().paged_out > 0;
         self.model.turn(now, event, sends.clone())?;
         self.check_reading(&reading)?;
+        self.names = self.machine.broker.queue_names().collect();
         self.machine.broker.check_invariants();
         invariants::after_step(&self.machine.broker, &self.model)?;
         Ok(Turn { sends, reading })
@@ -152,21 +166,23 @@ impl Pair {
             return Ok(None);
         }
         let fetch = self.fetches.remove(at % self.fetches.len());
-        let failed = self.failed.entry(fetch.number).or_default();
+        let failed = self.failed.entry(fetch.queue).or_default();
         // After three in a row the broker gives up on who waits: that is for the tests of the core.
         let fails = fails.filter(|_| *failed < 2);
         *failed = fails.map_or(0, |_| *failed + 1);
-        let mut messages = self.log.read(&fetch, &self.model)?;
+        let unbound = Fetch {
+            bytes_max: usize::MAX,
+            ..fetch
+        };
+        let logged = self.log.read(&unbound, &self.model)?;
+        let mut messages = self.area.read(&fetch, logged)?;
         messages.truncate(fails.unwrap_or(usize::MAX));
         let given = messages.last().map(|(seq, ..)| seq.0);
-        let mut here = given.map_or(fetch.first.0, |seq| seq + 1);
         self.model.count("paged in", messages.len() as u64);
-        if let Some(queue) = self.model.queue_of(fetch.number) {
-            // After an error it is asked again, later.
-            if queue.is_read_in_parts() {
-                here = 0;
-            }
-            queue.away_from = fails.map(|_| here);
+        if let Some(queue) = self.queue_of(&fetch) {
+            // After an error it is asked again, later. Whatever is here until then may leave memory
+            // once more, what has just come back as well.
+            queue.away_from = fails.map(|_| 0);
             queue.woken = true;
         }
         let fetched = Fetched {
@@ -178,6 +194,49 @@ impl Pair {
             println!("{fetch:?} fails {fails:?}, given {given:?}");
         }
         self.turn(now, Input::Fetched(fetched), Event::Fetched, trace)
+            .map(Some)
+    }
+
+    /// The model's idea of the queue whose messages are asked back.
+    fn queue_of(&mut self, fetch: &Fetch) -> Option<&mut Queue> {
+        let name = self.names.get(&fetch.queue)?;
+        self.model.queues.get_mut(&**name)
+    }
+
+    /// Carries out what the swap area was asked for first, or reports what became of something.
+    ///
+    /// # Errors
+    /// If what the core does about it is wrong.
+    pub fn swap(
+        &mut self,
+        now: Now,
+        outcome: Option<swap::Outcome>,
+        at: usize,
+        trace: bool,
+    ) -> Result<Option<Turn>, Violation> {
+        if let Some(outcome) = outcome {
+            if let Some(kept) = self.area.work(outcome) {
+                self.model.count("swapped out", kept);
+                let turn = Turn {
+                    sends: Sends::new(),
+                    reading: Vec::new(),
+                };
+                return Ok(Some(turn));
+            }
+            return Ok(None);
+        }
+        let Some(swapped) = self.area.report(at) else {
+            return Ok(None);
+        };
+        if trace {
+            println!("{swapped:?}");
+        }
+        let what = match &swapped.error {
+            Some(_) => "failed swaps",
+            None => "swaps",
+        };
+        self.model.count(what, 1);
+        self.turn(now, Input::Swapped(swapped), Event::Swapped, trace)
             .map(Some)
     }
 
@@ -193,7 +252,9 @@ impl Pair {
         self.model.restart(&self.log, last, now);
         self.fetches.clear();
         self.failed.clear();
+        self.area = Area::default();
         self.unread.clear();
+        self.names = self.machine.broker.queue_names().collect();
         self.model.count("restarts", 1);
         self.machine.broker.check_invariants();
         invariants::after_step(&self.machine.broker, &self.model)
@@ -275,7 +336,14 @@ impl Script {
     #[must_use]
     pub fn new(outbox_max: usize) -> Self {
         Self {
-            pair: Pair::new(1, outbox_max, 16 << 20, 1 << 20, None, &mut Dice::new(1)),
+            pair: Pair::new(
+                1,
+                outbox_max,
+                (16 << 20, 0),
+                1 << 20,
+                None,
+                &mut Dice::new(1),
+            ),
             now: Now::default(),
             names: slotmap::SlotMap::with_key(),
         }

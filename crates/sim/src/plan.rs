@@ -191,6 +191,16 @@ impl Plan {
         }
     }
 
+    /// Queues bound their octets only where nothing leaves unread that is away: how long that was is
+    /// known but roughly.
+    pub(crate) fn forget_octets(&mut self) {
+        for queue in &mut self.queues {
+            if self.expirations > 0 || queue.rules.ttl_ms.is_some() {
+                queue.rules.bytes_max = None;
+            }
+        }
+    }
+
     /// A client as this run has them.
     #[must_use]
     pub fn client(&self, dice: &mut Dice) -> Client {

@@ -4,6 +4,8 @@
 //! what the log has kept: everything that was reported safe, and of the rest as much as the dice
 //! say. A log may also get lost, and report nothing any more; then only a restart helps.
 
+mod swapping;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use crate::network::Link;
 use crate::pair::{Pair, Turn};
 use crate::plan::Plan;
 use crate::served::{Owes, Served};
+use crate::swap;
 use crate::violation;
 use crate::workload::World;
 
@@ -89,6 +92,8 @@ pub struct Sim {
     received: Received,
     /// Numbers given to channels.
     channels: u64,
+    /// Percent of steps in which the swap area does something.
+    swap_pace: u64,
     alarm: bool,
     trace: bool,
     step: usize,
@@ -149,7 +154,8 @@ impl Sim {
     #[must_use]
     pub fn new(setup: &Setup) -> Self {
         let mut dice = Dice::new(setup.seed);
-        let plan = Plan::new(&mut dice);
+        let mut plan = Plan::new(&mut dice);
+        let (bounds, swap_pace) = swapping::drawn(setup.seed, &mut plan);
         let config = SessionConfig {
             message_size_max: plan.message_size_max as u64,
             ..SessionConfig::default()
@@ -159,7 +165,7 @@ impl Sim {
             pair: Pair::new(
                 setup.seed,
                 plan.outbox_max,
-                plan.queue_memory_max,
+                bounds,
                 plan.body_max(),
                 setup.fault,
                 &mut dice,
@@ -174,6 +180,7 @@ impl Sim {
             config: Arc::new(config),
             received: Received::default(),
             channels: 0,
+            swap_pace,
             alarm: false,
             trace: setup.trace,
             step: 0,
@@ -185,6 +192,7 @@ impl Sim {
         for &step in steps {
             self.step += 1;
             self.take_step(&mut Dice::new(step))?;
+            self.let_swap(&mut Dice::new(!step))?;
             if self.step.is_multiple_of(64) {
                 self.pair.log.check(&self.pair.model)?;
             }
@@ -585,17 +593,6 @@ impl Sim {
         self.turn(Input::Durable(lsn), Event::Durable(lsn))
     }
 
-    fn answer_fetch(&mut self, at: usize, fails: Option<usize>) -> Checked {
-        self.tick()?;
-        let now = self.clock.now();
-        let turn = self.pair.answer_fetch(now, at, fails, self.trace)?;
-        if let Some(turn) = turn {
-            self.moves += 1;
-            self.pass_on(turn);
-        }
-        Ok(())
-    }
-
     /// The broker is gone from one moment to the next, with what was not safe, or some of it.
     fn crash(&mut self, dice: &mut Dice) -> Checked {
         let log = &self.pair.log;
@@ -796,6 +793,8 @@ impl Sim {
                 self.sync(self.pair.log.last)?;
             }
             self.answer_fetch(0, None)?;
+            self.swap(Some(swap::Outcome::Done), 0)?;
+            self.swap(None, 0)?;
             self.tick()?;
             let model = &self.pair.model;
             let overdue = model.has_to_go().is_some() && waited_s < WAITED_MAX_S;
@@ -889,6 +888,7 @@ impl Sim {
                 "everything is fetched, and there still is {totals:?}"
             ));
         }
+        self.pair.area.check_empty()?;
         self.everybody_leaves(dice)
     }
 

@@ -164,8 +164,10 @@ pub enum Event {
     Evict(ConnectionId),
     /// The alarm goes on or off.
     Alarm(bool),
-    /// Messages came back from the log, or could not be read.
+    /// Messages came back from the log or the swap area, or could not be read.
     Fetched,
+    /// Messages were swapped out, or could not be.
+    Swapped,
     /// The broker is about to stop.
     Retired,
 }

@@ -16,7 +16,7 @@ const THREADS: u64 = 2;
 /// What has to have happened in all runs together, and how often at least. A number that falls
 /// below says that the clients have gone lazy, and that everything else here proves little.
 #[rustfmt::skip]
-const WORK: [(&str, u64); 65] = [
+const WORK: [(&str, u64); 68] = [
     ("answers that waited",     10_000),
     ("binds",                   10_000),
     ("blocked",                  1_000),
@@ -38,6 +38,7 @@ const WORK: [(&str, u64); 65] = [
     ("exchanges",                1_000),
     ("expired queues",              50),
     ("fetches",                  2_000),
+    ("failed swaps",                50),
     ("gets that waited",         1_000),
     ("gets",                    10_000),
     ("half closed",              1_000),
@@ -64,6 +65,8 @@ const WORK: [(&str, u64); 65] = [
     ("rollbacks",                  200),
     ("session timeouts",           100),
     ("settled",                  5_000),
+    ("swapped out",              2_000),
+    ("swaps",                      500),
     ("unread",                   1_000),
     // What queues get rid of.
     ("commits that a queue refused", 10),

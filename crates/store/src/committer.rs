@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use leveret_core::Record;
 use leveret_core::ids::Lsn;
 use leveret_core::log::{
-    Fetch, Journal, Lead, Log as VhostLog, LogError, Recovered, Report, Watcher,
+    Fetch, Journal, Lead, Log as VhostLog, LogError, Recovered, Report, Swap, Swapped, Watcher,
 };
 
 use crate::disk::Disk;
@@ -24,6 +24,7 @@ use crate::log::{Cut, Log, Opened, Staged, VhostNumber};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::record::bodies_of;
+use crate::swap::{Area, merge};
 
 /// While there is no room, it is tried again this often at least.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
@@ -52,6 +53,7 @@ const PILE_KEPT: usize = 64 << 10;
 pub struct Store {
     shared: Arc<Shared>,
     fetches: Sender<Request>,
+    swaps: Option<Sender<SwapRequest>>,
     threads: Mutex<Threads>,
     cut: Option<Cut>,
 }
@@ -96,9 +98,20 @@ enum Request {
     Stop,
 }
 
+enum SwapRequest {
+    Swap(VhostNumber, Swap, Arc<dyn Watcher>),
+    /// The vhost is led anew.
+    Forget(VhostNumber),
+    Stop,
+}
+
 #[derive(Debug)]
 enum Threads {
-    Running(JoinHandle<Result<(), StoreError>>, JoinHandle<()>),
+    Running {
+        committing: JoinHandle<Result<(), StoreError>>,
+        fetching: JoinHandle<()>,
+        swapping: Option<JoinHandle<()>>,
+    },
     Ended(Result<(), StoreError>),
 }
 
@@ -108,6 +121,24 @@ impl Store {
     /// # Errors
     /// As for [`Log::open`]; `Io` if there can be no more threads.
     pub fn open<D: Disk>(disk: D, options: Options) -> Result<Self, StoreError> {
+        Self::open_with(disk, None, options)
+    }
+
+    /// The same with a swap area in another directory, of which nothing that is there is kept.
+    ///
+    /// # Errors
+    /// As for [`Store::open`].
+    pub fn open_with_swap<D: Disk>(disk: D, swap: D, options: Options) -> Result<Self, StoreError> {
+        let area = Area::open(swap, options.free_bytes_min);
+        let area = area.map_err(|error| StoreError::io("empty the swap area", &error))?;
+        Self::open_with(disk, Some(Arc::new(area)), options)
+    }
+
+    fn open_with<D: Disk>(
+        disk: D,
+        area: Option<Arc<Area<D>>>,
+        options: Options,
+    ) -> Result<Self, StoreError> {
         let begun = Instant::now();
         let segment_bytes = options.segment_bytes;
         let Opened {
@@ -126,9 +157,19 @@ impl Store {
         let reader = log.reader();
         let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
         let failed = |error| StoreError::io("start a thread", &error);
+        let swapped = area.clone();
         let fetching = spawn("log-fetch")
-            .spawn(move || answer_fetches(&reader, &requests))
+            .spawn(move || answer_fetches(&reader, swapped.as_deref(), &requests))
             .map_err(failed)?;
+        let (swaps, requests) = mpsc::channel();
+        let swaps = area.is_some().then_some(swaps);
+        let counts = Arc::clone(&shared);
+        let swapping = area
+            .map(|area| spawn("swap").spawn(move || obey_swaps(&area, &requests, &counts.metrics)));
+        let swapping = swapping.transpose().map_err(|error| {
+            let _ = fetches.send(Request::Stop);
+            failed(error)
+        })?;
         let committer = Committer {
             log,
             shared: Arc::clone(&shared),
@@ -142,12 +183,20 @@ impl Store {
         let committing = spawn("log").spawn(move || committer.run());
         let committing = committing.map_err(|error| {
             let _ = fetches.send(Request::Stop);
+            if let Some(swaps) = &swaps {
+                let _ = swaps.send(SwapRequest::Stop);
+            }
             failed(error)
         })?;
         Ok(Self {
             shared,
             fetches,
-            threads: Mutex::new(Threads::Running(committing, fetching)),
+            swaps,
+            threads: Mutex::new(Threads::Running {
+                committing,
+                fetching,
+                swapping,
+            }),
             cut,
         })
     }
@@ -182,10 +231,18 @@ impl Store {
         let running = std::mem::replace(&mut *threads, Threads::Ended(Ok(())));
         let result = match running {
             Threads::Ended(result) => result,
-            Threads::Running(committing, fetching) => {
+            Threads::Running {
+                committing,
+                fetching,
+                swapping,
+            } => {
                 let result = committing.join();
                 let _ = self.fetches.send(Request::Stop);
                 let _ = fetching.join();
+                if let (Some(swaps), Some(swapping)) = (&self.swaps, swapping) {
+                    let _ = swaps.send(SwapRequest::Stop);
+                    let _ = swapping.join();
+                }
                 let panicked = || std::io::Error::other("the commit thread panicked");
                 result.unwrap_or_else(|_| Err(StoreError::io("close the log", &panicked())))
             }
@@ -221,11 +278,15 @@ impl Journal for Store {
         }
         self.shared.wake.notify_one();
         let led = answered.recv().map_err(|_| closed())??;
+        if let Some(swaps) = &self.swaps {
+            let _ = swaps.send(SwapRequest::Forget(led.number));
+        }
         Ok(Lead {
             recovered: led.recovered,
             log: Box::new(Pile {
                 shared: Arc::clone(&self.shared),
                 fetches: self.fetches.clone(),
+                swaps: self.swaps.clone(),
                 number: led.number,
                 pile: led.pile,
                 watcher,
@@ -238,6 +299,7 @@ impl Journal for Store {
 struct Pile {
     shared: Arc<Shared>,
     fetches: Sender<Request>,
+    swaps: Option<Sender<SwapRequest>>,
     number: VhostNumber,
     pile: usize,
     watcher: Arc<dyn Watcher>,
@@ -282,11 +344,78 @@ impl VhostLog for Pile {
             .fetches
             .send(Request::Fetch(self.number, fetch, watcher));
     }
+
+    fn swap(&mut self, swap: Swap) {
+        if let Some(swaps) = &self.swaps {
+            let watcher = Arc::clone(&self.watcher);
+            let _ = swaps.send(SwapRequest::Swap(self.number, swap, watcher));
+        }
+    }
 }
 
-fn answer_fetches<D: Disk>(reader: &Reader<D>, requests: &Receiver<Request>) {
+fn answer_fetches<D: Disk>(
+    reader: &Reader<D>,
+    area: Option<&Area<D>>,
+    requests: &Receiver<Request>,
+) {
     while let Ok(Request::Fetch(vhost, fetch, watcher)) = requests.recv() {
-        watcher.report(Report::Fetched(reader.fetch(vhost, fetch)));
+        let swapped = area.and_then(|area| area.fetch(vhost.0, fetch));
+        let fetched = match swapped {
+            None => reader.fetch(vhost, fetch),
+            Some(swapped) => {
+                let logged = reader.fetch_some(vhost, fetch);
+                merge(logged, swapped, fetch.bytes_max)
+            }
+        };
+        watcher.report(Report::Fetched(fetched));
+    }
+}
+
+fn obey_swaps<D: Disk>(area: &Area<D>, requests: &Receiver<SwapRequest>, metrics: &Metrics) {
+    loop {
+        let request = requests.recv().unwrap_or(SwapRequest::Stop);
+        match request {
+            SwapRequest::Swap(vhost, Swap::Forget { queue, runs }, _) => {
+                area.forget(vhost.0, queue, &runs);
+            }
+            SwapRequest::Forget(vhost) => area.forget_vhost(vhost.0),
+            SwapRequest::Stop => {
+                area.clear();
+                return;
+            }
+            SwapRequest::Swap(vhost, swap, watcher) => {
+                let Swap::Out {
+                    queue,
+                    messages,
+                    bytes,
+                } = swap
+                else {
+                    continue;
+                };
+                let result = area.write(vhost.0, queue, &messages);
+                let counter = match &result {
+                    Ok(()) => &metrics.swapped,
+                    Err(_) => &metrics.swaps_failed,
+                };
+                counter.fetch_add(
+                    if result.is_ok() {
+                        messages.len() as u64
+                    } else {
+                        1
+                    },
+                    Relaxed,
+                );
+                drop(messages); // before the turn that lets go of them
+                let error = result.err();
+                watcher.report(Report::Swapped(Swapped {
+                    queue,
+                    bytes,
+                    error,
+                }));
+            }
+        }
+        area.tidy();
+        area.count(metrics);
     }
 }
 
@@ -624,6 +753,12 @@ impl std::fmt::Debug for LeadRequest {
         f.debug_struct("LeadRequest")
             .field("vhost", &self.vhost)
             .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for SwapRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SwapRequest")
     }
 }
 

@@ -34,9 +34,11 @@ pub struct Reader<D: Disk> {
 }
 
 /// Messages that were looked up, with the files they are in.
-struct Found<F> {
-    locs: Vec<(u64, Loc)>,
-    files: BTreeMap<u32, F>,
+pub(crate) struct Found<F> {
+    pub(crate) locs: Vec<(u64, Loc)>,
+    pub(crate) files: BTreeMap<u32, F>,
+    /// What the files are called.
+    pub(crate) name: fn(u32) -> String,
 }
 
 impl<D: Disk> Clone for Reader<D> {
@@ -59,6 +61,11 @@ impl<D: Disk> Reader<D> {
     /// Messages of a queue, as asked for.
     #[must_use]
     pub fn fetch(&self, vhost: VhostNumber, fetch: Fetch) -> Fetched {
+        self.fetch_some(vhost, fetch).0
+    }
+
+    /// The same, and whether there may be more of them.
+    pub(crate) fn fetch_some(&self, vhost: VhostNumber, fetch: Fetch) -> (Fetched, bool) {
         let mut fetched = Fetched {
             queue: fetch.queue,
             messages: Vec::new(),
@@ -66,9 +73,10 @@ impl<D: Disk> Reader<D> {
         };
         let mut first = fetch.first.0;
         let mut left = fetch.bytes_max;
+        let mut cut = false;
         loop {
             let is_first = fetched.messages.is_empty();
-            let found = self.look_up(vhost, fetch, first, left, is_first);
+            let found = self.look_up(vhost, fetch, first, left, is_first, &mut cut);
             let Some(&(last, _)) = found.locs.last() else {
                 break;
             };
@@ -78,7 +86,10 @@ impl<D: Disk> Reader<D> {
                     left = left.saturating_sub(read.sum());
                     match last.checked_add(1) {
                         Some(next) if left > 0 => first = next,
-                        _ => break,
+                        _ => {
+                            cut = true;
+                            break;
+                        }
                     }
                 }
                 Err((seq, loc, error)) => {
@@ -93,7 +104,7 @@ impl<D: Disk> Reader<D> {
                 }
             }
         }
-        fetched
+        (fetched, cut)
     }
 
     fn look_up(
@@ -103,10 +114,12 @@ impl<D: Disk> Reader<D> {
         first: u64,
         bytes_max: usize,
         is_first: bool,
+        cut: &mut bool,
     ) -> Found<D::File> {
         let mut found = Found {
             locs: Vec::new(),
             files: BTreeMap::new(),
+            name: log_name,
         };
         let mut shared = lock(&self.shared);
         let Shared { state, files } = &mut *shared;
@@ -118,6 +131,7 @@ impl<D: Disk> Reader<D> {
             let is_one = is_first && found.locs.is_empty();
             bytes = bytes.saturating_add(loc.block_bytes() as usize);
             if bytes > bytes_max && !is_one {
+                *cut = true;
                 break;
             }
             if let Some(file) = files.get(&loc.segment) {
@@ -140,7 +154,7 @@ impl<D: Disk> Reader<D> {
 }
 
 /// Reads what was found, neighbours at once. The error names the first message that is not there.
-fn read<F: DiskFile>(
+pub(crate) fn read<F: DiskFile>(
     found: &Found<F>,
     messages: &mut Vec<(Seq, Message, Option<Wall>)>,
 ) -> Result<(), (u64, Loc, LogError)> {
@@ -154,7 +168,7 @@ fn read<F: DiskFile>(
         buffer.clear();
         buffer.resize(end.saturating_sub(start) as usize, 0);
         let damaged = |loc: Loc, what: &str| {
-            let file = log_name(loc.segment);
+            let file = (found.name)(loc.segment);
             LogError::Corrupt(format!("{file} at octet {}: {what}", loc.offset))
         };
         let Some(file) = found.files.get(&loc.segment) else {
@@ -163,7 +177,7 @@ fn read<F: DiskFile>(
         let read = match file.read_at(u64::from(start), &mut buffer) {
             Ok(read) => read,
             Err(error) => {
-                let text = format!("cannot read {}: {error}", log_name(loc.segment));
+                let text = format!("cannot read {}: {error}", (found.name)(loc.segment));
                 return Err((seq, loc, LogError::Unavailable(text)));
             }
         };

@@ -35,6 +35,7 @@ mod salvage;
 mod scan;
 mod segment;
 mod state;
+mod swap;
 
 pub use committer::Store;
 pub use disk::{Disk, DiskFile};

@@ -30,6 +30,14 @@ pub struct Metrics {
     pub recovered_messages: AtomicU64,
     /// Octets that were cut off its end then.
     pub cut_bytes: AtomicU64,
+    /// Messages in the swap area.
+    pub swap_messages: AtomicU64,
+    /// Octets of its files.
+    pub swap_bytes: AtomicU64,
+    /// Messages that were written to it.
+    pub swapped: AtomicU64,
+    /// Times that something could not be written to it.
+    pub swaps_failed: AtomicU64,
 }
 
 impl Metrics {

@@ -270,6 +270,7 @@ impl Vhost {
         let number = queue.logged.number;
         let ready = queue.len(); // some of them may be away
         let removed = queue.take_all();
+        fx.swaps.extend(queue.logged.forget_swapped(id));
         if let Some((_, timer)) = queue.retries.as_mut().and_then(|r| r.timer.take()) {
             self.timers.cancel(timer);
         }

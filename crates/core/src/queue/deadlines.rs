@@ -20,6 +20,16 @@ const KEPT_AWAY: usize = 1_024;
 /// The log is being asked when the next are due.
 pub(crate) const ASKED: Mono = Mono(u64::MAX);
 
+/// A message whose time has come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Due {
+    pub(crate) seq: Seq,
+    /// It waits, and was known to be here, or about to be.
+    pub(crate) here: bool,
+    /// If it is away, it is in the swap area and not in the log.
+    pub(crate) swapped: bool,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     /// Of all messages that have one, waiting or delivered.
@@ -28,6 +38,8 @@ pub(crate) struct Deadlines {
     waiting: BTreeSet<(Mono, Seq)>,
     /// Of messages that are away, those with a time of their own; some may be back, or gone.
     away: BinaryHeap<Reverse<(Mono, Seq)>>,
+    /// The same, of messages that the log has not.
+    swapped: BinaryHeap<Reverse<(Mono, Seq)>>,
     /// Everything else that is away is not due before this, for each level that has any, and is to be
     /// asked for then. [`ASKED`] if it is.
     away_from: BTreeMap<u8, Mono>,
@@ -64,12 +76,15 @@ impl Deadlines {
         }
     }
 
-    /// A message of this level that waits is paged out; `own` if its time is its own.
-    pub(crate) fn page_out(&mut self, level: u8, seq: Seq, own: bool) {
+    /// A message of this level that waits is paged out, to the log or to the swap area; `own` if its
+    /// time is its own.
+    pub(crate) fn page_out(&mut self, level: u8, seq: Seq, own: bool, logged: bool) {
         if let Some(due) = self.of.remove(&seq) {
             self.waiting.remove(&(due, seq));
-            if own {
+            if own && logged {
                 self.away.push(Reverse((due, seq)));
+            } else if own {
+                self.swapped.push(Reverse((due, seq)));
             } else {
                 // Those that went before are due before.
                 self.away_from.entry(level).or_insert(due);
@@ -84,15 +99,18 @@ impl Deadlines {
 
     /// Messages have come back: what is not away any more need not be known, once that is most.
     pub(crate) fn tidy(&mut self, away: usize, is_away: impl Fn(Seq) -> bool) {
-        if self.away.len() > 2 * away + KEPT_AWAY {
-            self.away.retain(|Reverse((_, seq))| is_away(*seq));
-            self.away.shrink_to(2 * self.away.len());
+        for times in [&mut self.away, &mut self.swapped] {
+            if times.len() > 2 * away + KEPT_AWAY {
+                times.retain(|Reverse((_, seq))| is_away(*seq));
+                times.shrink_to(2 * times.len());
+            }
         }
     }
 
     /// All that wait have left for good.
     pub(crate) fn forget_waiting(&mut self) {
         self.away = BinaryHeap::new();
+        self.swapped = BinaryHeap::new();
         self.away_from.clear();
         self.dying.clear();
         for (_, seq) in std::mem::take(&mut self.waiting) {
@@ -102,10 +120,18 @@ impl Deadlines {
 
     /// When there is something to do next, if ever.
     pub(crate) fn next(&self) -> Option<Mono> {
-        let away = self.away.peek().map(|Reverse((due, _))| *due);
+        let away = self.next_away().map(|(due, _)| due);
         let from = self.away_from.values().copied().min();
         let from = from.filter(|&from| from != ASKED);
         [self.next_here(), away, from].into_iter().flatten().min()
+    }
+
+    fn next_away(&self) -> Option<(Mono, Seq)> {
+        let first = |times: &BinaryHeap<Reverse<(Mono, Seq)>>| times.peek().map(|first| first.0);
+        first(&self.away)
+            .into_iter()
+            .chain(first(&self.swapped))
+            .min()
     }
 
     /// Levels of which something may be due that is away.
@@ -144,20 +170,43 @@ impl Deadlines {
     /// A message that waited and whose time has come; the earliest first, and in the order of the
     /// queue among those of the same moment. It keeps its deadline until it is forgotten. One that
     /// was paged out may be back by now, or gone.
-    pub(crate) fn pop_due(&mut self, now: Mono) -> Option<Seq> {
+    pub(crate) fn pop_due(&mut self, now: Mono) -> Option<Due> {
         let here = self.waiting.first().copied();
-        let away = self.away.peek().map(|Reverse(next)| *next);
+        let away = self.next_away();
         let is_here = here.is_some() && away.is_none_or(|away| here <= Some(away));
         let (due, seq) = if is_here { here? } else { away? };
         if due > now {
             return None;
         }
+        let mut swapped = false;
         if is_here {
             self.waiting.pop_first();
-        } else {
+        } else if self.away.peek().is_some_and(|first| first.0 == (due, seq)) {
             self.away.pop();
+        } else {
+            self.swapped.pop();
+            swapped = true;
         }
-        Some(seq)
+        Some(Due {
+            seq,
+            here: is_here,
+            swapped,
+        })
+    }
+
+    /// A message that was due has more time after all; `is_away` if it is.
+    pub(crate) fn put_off(&mut self, due: Due, until: Mono, is_away: bool) {
+        if due.here {
+            self.set(due.seq, until);
+            self.waits(due.seq);
+        } else if is_away {
+            let times = if due.swapped {
+                &mut self.swapped
+            } else {
+                &mut self.away
+            };
+            times.push(Reverse((until, due.seq)));
+        } // else it was, and its time is known elsewhere if it needs one
     }
 
     /// The deadline of a message, if it has one and is not away.

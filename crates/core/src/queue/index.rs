@@ -6,8 +6,9 @@
 //! never has to be searched a place among the fresh ones. But for those that were delivered before
 //! a restart, and come back late: so the older of the first of both goes first.
 //!
-//! What is `behind` may be away: only its places are kept, as runs, and the log has the messages.
-//! They are asked back, some megabytes at a time, when what is in front of them runs out.
+//! What is `behind` may be away: only its places are kept, as runs, and the log or the swap area has
+//! the messages, which of the two is not known here. They are asked back, some megabytes at a time,
+//! when what is in front of them runs out.
 //!
 //! Invariants, asserted by [`Index::check`]:
 //! - `fresh` ascends strictly, and so do the stretches `behind`;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::ids::{Seq, Wall};
 use crate::log::Run;
 use crate::message::Message;
+use crate::queue::logged::Batch;
 use crate::queue::retries::Past;
 use crate::queue::stretches::{Stretch, Stretches};
 
@@ -52,6 +54,9 @@ impl Entry {
 /// No message is delivered so often.
 const GAP: u32 = u32::MAX;
 
+/// Messages that are looked at to be swapped out in one go: a turn's share of work.
+const SWAPPED_AT_ONCE: usize = 32_768;
+
 /// Gaps are not worth closing below this number.
 const CLOSE_GAPS_FROM: usize = 64;
 
@@ -65,6 +70,23 @@ const KEPT_CAPACITY: usize = 1_024;
 
 /// A merge touches everything that was returned, so it is for batches of at least one in this many.
 const MERGE_FROM: usize = 16;
+
+/// What is to leave memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaving {
+    /// Messages up to here.
+    pub(crate) through: Seq,
+    /// But for the first, so many octets of them.
+    pub(crate) keep: usize,
+    /// The log has those that are persistent.
+    pub(crate) durable: bool,
+}
+
+impl Leaving {
+    pub(crate) fn is_logged(self, message: &Message) -> bool {
+        self.durable && message.is_persistent()
+    }
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Index {
@@ -81,6 +103,8 @@ pub(crate) struct Index {
     /// Octets of their bodies, and what those would hold in memory that are away.
     body_bytes: usize,
     away_bytes: usize,
+    /// Of the latter, what is known not to be bodies.
+    away_extra: usize,
     /// Messages in `fresh` that were taken out of the midst of it.
     gaps: usize,
 }
@@ -114,10 +138,11 @@ impl Index {
         self.unreturned_bytes
     }
 
-    /// Octets of the bodies of all messages. Of those that are away, it is what they would hold in
-    /// memory, which is somewhat more.
+    /// Octets of the bodies of all messages. Of those that were away at the start, it is what they
+    /// would hold in memory, which is somewhat more.
+    #[inline]
     pub(crate) fn body_bytes(&self) -> usize {
-        self.body_bytes + self.away_bytes
+        self.body_bytes + self.away_bytes.saturating_sub(self.away_extra)
     }
 
     /// The newest place, if its message waits.
@@ -301,18 +326,52 @@ impl Index {
         self.returned.append(&mut entries);
     }
 
-    /// Lets go of messages that the log has: persistent ones up to `through`, but for the first
-    /// `keep` octets. Calls with each, and returns them, to be dropped where it holds nobody up.
+    /// What the swap area has to take before the others can leave memory: messages that the log has
+    /// not, in order, about `most` octets of them.
+    ///
+    /// Looks only at what came since the last time.
+    pub(crate) fn to_swap(
+        &self,
+        leaving: Leaving,
+        most: usize,
+    ) -> Option<(Batch, Vec<(Seq, Message)>)> {
+        let (newest, at) = match self.behind.back() {
+            Some(Stretch::Here(entries)) => (entries, 0),
+            Some(Stretch::Away(_)) => return None,
+            None => (&self.fresh, beyond(&self.fresh, leaving.keep)?),
+        };
+        let stays = |entry: &&Entry| entry.is_gap() || leaving.is_logged(&entry.message);
+        let newest = newest.range(at..).skip_while(stays);
+        let mut messages = Vec::new();
+        let (mut bytes, mut last) = (0, Seq(0));
+        for entry in newest.take(SWAPPED_AT_ONCE) {
+            if entry.seq > leaving.through || bytes > most {
+                break;
+            }
+            last = entry.seq;
+            if !stays(&entry) {
+                bytes += entry.message.memory_bytes();
+                messages.push((entry.seq, entry.message.clone()));
+            }
+        }
+        let &(first, _) = messages.first()?;
+        let count = messages.len();
+        Some((Batch { first, last, count }, messages))
+    }
+
+    /// Lets go of messages that the log has; if a batch has been swapped out, of these and of those
+    /// among them that the log has. Calls with each, and returns them, to be dropped where it holds
+    /// nobody up.
     ///
     /// Looks only at what came since the last time.
     pub(crate) fn page_out(
         &mut self,
-        through: Seq,
-        keep: usize,
+        leaving: Leaving,
+        swapped: Option<Batch>,
         mut each: impl FnMut(Seq, &Message),
     ) -> Vec<Message> {
         if self.behind.is_empty() {
-            let rest = self.split_fresh(keep);
+            let rest = self.split_fresh(leaving.keep);
             if rest.is_empty() {
                 return Vec::new();
             }
@@ -322,20 +381,32 @@ impl Index {
         let Some(Stretch::Here(newest)) = self.behind.back_mut() else {
             return Vec::new();
         };
-        let newest = std::mem::take(newest);
+        let mut newest = std::mem::take(newest);
         self.behind.pop_back();
         self.behind_here -= newest.len();
-        let mut gone = Vec::with_capacity(newest.len());
-        for entry in newest {
-            if entry.seq <= through && entry.message.is_persistent() {
+        let through = swapped.map_or(leaving.through, |batch| batch.last);
+        let mut gone = Vec::new();
+        while newest.front().is_some_and(|entry| entry.seq <= through)
+            && let Some(entry) = newest.pop_front()
+        {
+            let is_swapped = swapped.is_some_and(|batch| entry.seq >= batch.first);
+            if is_swapped || leaving.is_logged(&entry.message) {
                 each(entry.seq, &entry.message);
-                self.unreturned_bytes -= entry.message.memory_bytes();
+                let bytes = entry.message.memory_bytes();
+                self.unreturned_bytes -= bytes;
                 self.forget(&entry);
-                self.add_away(entry.seq, entry.message.memory_bytes() as u64);
+                self.add_away(entry.seq, bytes as u64);
+                self.away_extra += bytes - entry.message.body_len();
                 gone.push(entry.message);
             } else {
                 self.push_behind(entry);
             }
+        }
+        self.behind_here += newest.len();
+        match self.behind.back_mut() {
+            _ if newest.is_empty() => {}
+            Some(Stretch::Here(entries)) => entries.append(&mut newest),
+            _ => self.behind.push_back(Stretch::Here(newest)),
         }
         if self.fresh.is_empty() {
             self.advance();
@@ -343,15 +414,44 @@ impl Index {
         gone
     }
 
+    /// Memory of messages behind this place that have not left since they came, in octets.
+    pub(crate) fn bytes_after(&self, through: Seq) -> usize {
+        let newest = match self.behind.back() {
+            Some(Stretch::Here(entries)) => entries,
+            Some(Stretch::Away(_)) => return 0,
+            None => &self.fresh,
+        };
+        let later = newest.iter().rev().take_while(|entry| entry.seq > through);
+        memory_of(later.filter(|entry| !entry.is_gap()))
+    }
+
+    /// Places of a batch that are not away.
+    pub(crate) fn not_away(&self, batch: Batch) -> Vec<(Seq, Seq)> {
+        let mut runs = Vec::new();
+        let mut end = batch.last;
+        for stretch in self.behind.iter().rev() {
+            let Stretch::Away(run) = stretch else {
+                continue;
+            };
+            if run.last < batch.first || end < batch.first {
+                break;
+            }
+            if run.last < end {
+                runs.push((Seq(run.last.0 + 1), end));
+            }
+            end = end.min(Seq(run.first.0.saturating_sub(1)));
+        }
+        if batch.first <= end {
+            runs.push((batch.first, end));
+        }
+        runs
+    }
+
     /// What is in `fresh` beyond the first `keep` octets.
     fn split_fresh(&mut self, keep: usize) -> VecDeque<Entry> {
         self.fresh.retain(|entry| !entry.is_gap());
         self.gaps = 0;
-        let mut bytes = 0;
-        let at = self.fresh.iter().position(|entry| {
-            bytes += entry.message.memory_bytes();
-            bytes > keep
-        });
+        let at = beyond(&self.fresh, keep);
         at.map(|at| self.fresh.split_off(at)).unwrap_or_default()
     }
 
@@ -401,9 +501,9 @@ impl Index {
         })
     }
 
-    /// Takes in messages that come back from the log, in order. `past` says what each has been
-    /// through, and whether nobody else could say so again: then it is one that was returned, and
-    /// stays in memory.
+    /// Takes in messages that come back from the log or the swap area, in order. `past` says what
+    /// each has been through, and whether nobody else could say so again: then it is one that was
+    /// returned, and stays in memory.
     ///
     /// What is not away any more (purged meanwhile, say) is ignored.
     pub(crate) fn bring_back(
@@ -434,6 +534,7 @@ impl Index {
             self.drop_first_away(seq);
             self.bytes += bytes;
             self.body_bytes += message.body_len();
+            self.forget_extra(bytes - message.body_len());
             let (past, stays) = past(seq);
             let entry = Entry {
                 message,
@@ -451,6 +552,14 @@ impl Index {
         if self.fresh.is_empty() {
             self.advance();
         }
+    }
+
+    /// What is not the body of a message that is away no more.
+    fn forget_extra(&mut self, bytes: usize) {
+        self.away_extra = match self.away {
+            0 => 0,
+            _ => self.away_extra.saturating_sub(bytes),
+        };
     }
 
     fn drop_first_away(&mut self, first: Seq) {
@@ -477,7 +586,9 @@ impl Index {
     /// A message that is away has left. Returns its share of the octets there, if it was there.
     pub(crate) fn drop_away(&mut self, seq: Seq) -> Option<u64> {
         let bytes = self.behind.drop_away(seq)?;
+        let extra = self.away_extra / self.away.max(1); // as with the share
         self.away -= 1;
+        self.forget_extra(extra);
         self.away_bytes -= octets(bytes);
         if self.fresh.is_empty() {
             self.advance();
@@ -598,6 +709,15 @@ impl Index {
 
 /// Most runs that are asked back at once.
 const RUNS_WANTED_MAX: usize = 4_096;
+
+/// The first of these messages beyond so many octets.
+fn beyond(entries: &VecDeque<Entry>, octets: usize) -> Option<usize> {
+    let mut bytes = 0;
+    entries.iter().position(|entry| {
+        bytes += entry.message.memory_bytes();
+        bytes > octets && !entry.is_gap()
+    })
+}
 
 fn places_in(run: &Run) -> usize {
     usize::try_from(run.last.0 - run.first.0 + 1).unwrap_or(usize::MAX)

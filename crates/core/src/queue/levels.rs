@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use crate::ids::{Seq, Wall};
 use crate::log::Run;
 use crate::message::Message;
-use crate::queue::index::{Entry, Index};
+use crate::queue::index::{Entry, Index, Leaving};
+use crate::queue::logged::Batch;
 use crate::queue::retries::Past;
 
 /// Priorities in use up to which one that is empty keeps its memory for the next message.
@@ -243,31 +244,78 @@ impl Ready {
         }
     }
 
-    /// Lets go of messages that the log has, up to `through`, but for the first `keep` octets; see
-    /// [`Index::page_out`]. With priorities it is what [`Ready::note_recorded`] was told of.
+    /// What the swap area has to take before the others can leave memory, all of one priority; see
+    /// [`Index::to_swap`]. With priorities it is what [`Ready::note_recorded`] was told of.
+    pub(crate) fn to_swap(
+        &self,
+        mut leaving: Leaving,
+        most: usize,
+    ) -> Option<(Batch, Vec<(Seq, Message)>)> {
+        let Some(levels) = &self.levels else {
+            return self.plain.to_swap(leaving, most);
+        };
+        for key in levels.occupied() {
+            let level = levels.levels.get(&key)?;
+            leaving.through = Seq::in_level(key, level.recorded);
+            let batch = level.index.to_swap(leaving, most);
+            if batch.is_some() {
+                return batch;
+            }
+            leaving.keep = leaving.keep.saturating_sub(level.index.unreturned_bytes());
+        }
+        None
+    }
+
+    /// Lets go of messages that are kept elsewhere; see [`Index::page_out`]. With priorities it is
+    /// what [`Ready::note_recorded`] was told of.
     ///
     /// Calls with each, and its level.
     pub(crate) fn page_out(
         &mut self,
-        through: Seq,
-        keep: usize,
+        mut leaving: Leaving,
+        swapped: Option<Batch>,
         mut each: impl FnMut(u8, Seq, &Message),
     ) -> Vec<Message> {
         let Some(levels) = &mut self.levels else {
             let each = |seq, message: &Message| each(PLAIN, seq, message);
-            return self.plain.page_out(through, keep, each);
+            return self.plain.page_out(leaving, swapped, each);
         };
-        let (mut gone, mut keep) = (Vec::new(), keep);
+        let mut gone = Vec::new();
+        let of = swapped.map(|batch| levels.key(batch.first));
         let keys: Vec<u8> = levels.occupied().collect();
         for key in keys {
             levels.at(key, |level| {
-                let through = Seq::in_level(key, level.recorded);
-                let each = |seq, message: &Message| each(key, seq, message);
-                gone.append(&mut level.index.page_out(through, keep, each));
-                keep = keep.saturating_sub(level.index.unreturned_bytes());
+                leaving.through = Seq::in_level(key, level.recorded);
+                if of.is_none_or(|of| of == key) {
+                    let each = |seq, message: &Message| each(key, seq, message);
+                    gone.append(&mut level.index.page_out(leaving, swapped, each));
+                }
+                leaving.keep = leaving.keep.saturating_sub(level.index.unreturned_bytes());
             });
         }
         gone
+    }
+
+    /// Places of a batch that are not away.
+    pub(crate) fn not_away(&self, batch: Batch) -> Vec<(Seq, Seq)> {
+        match self.of_level(self.level_of(batch.first)) {
+            Some(index) => index.not_away(batch),
+            None => vec![(batch.first, batch.last)],
+        }
+    }
+
+    /// Memory of messages that have not left since they came, in octets, behind this place; with
+    /// priorities, behind what [`Ready::note_recorded`] was told of.
+    pub(crate) fn bytes_after(&self, through: Seq) -> usize {
+        let Some(levels) = &self.levels else {
+            return self.plain.bytes_after(through);
+        };
+        let bytes = levels.occupied().filter_map(|key| {
+            let level = levels.levels.get(&key)?;
+            let through = Seq::in_level(key, level.recorded);
+            Some(level.index.bytes_after(through))
+        });
+        bytes.sum()
     }
 
     /// The places to ask back: those that are away and come next, all of one priority. None if what
@@ -326,6 +374,7 @@ impl Ready {
     }
 
     /// Messages that are away.
+    #[inline]
     pub(crate) fn away(&self) -> usize {
         match &self.levels {
             None => self.plain.away(),

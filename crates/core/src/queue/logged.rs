@@ -1,12 +1,13 @@
-//! What a durable queue has to do with the log: its number there, how far it may deliver, what was
-//! paged out.
+//! What a queue has to do with the log: its number there, how far it may deliver, what was paged out
+//! to it or to the swap area.
 //!
 //! Marks are about the numbers in places. A queue with priorities does not deliver in that order, so
 //! its marks cover messages that never were delivered as well.
 
 use std::collections::VecDeque;
 
-use crate::ids::{ChannelKey, Lsn, QueueNumber, Seq};
+use crate::ids::{ChannelKey, Lsn, QueueId, QueueNumber, Seq};
+use crate::log::Swap;
 use crate::record::MAY_DELIVER_FIRST;
 
 /// Places a mark reaches beyond the message that asks for it.
@@ -34,6 +35,11 @@ pub(crate) struct Logged {
     pub(crate) page_out: Option<(Lsn, Seq)>,
     /// What it must hold in memory before it is paged out again, in octets.
     pub(crate) page_out_from: usize,
+    /// Messages that are being written to the swap area; what else is to be paged out waits for
+    /// that.
+    pub(crate) swapping: Option<Batch>,
+    /// The swap area may have some of its messages.
+    pub(crate) swapped: bool,
     /// Times in a row that they could not be read.
     pub(crate) failed_fetches: u32,
     /// Messages were asked back and have not come yet.
@@ -44,6 +50,16 @@ pub(crate) struct Logged {
     pub(crate) reading_dying: Vec<Seq>,
     /// Channels whose `basic.get` waits for a message that is not to be had right now.
     pub(crate) waiting: Vec<ChannelKey>,
+}
+
+/// Messages on their way to the swap area: all of a queue between two places that the log has not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Batch {
+    pub(crate) first: Seq,
+    /// Those up to here that the log has leave memory with them.
+    pub(crate) last: Seq,
+    /// How many they were.
+    pub(crate) count: usize,
 }
 
 impl Logged {
@@ -58,6 +74,8 @@ impl Logged {
             held: VecDeque::new(),
             page_out: None,
             page_out_from: 0,
+            swapping: None,
+            swapped: false,
             failed_fetches: 0,
             fetching: false,
             asked: Seq(0),
@@ -142,6 +160,14 @@ impl Logged {
         self.may_deliver = through;
         // Half-way there, so that deliveries go on while the log is busy.
         self.mark_from = Seq(through.0.saturating_sub(MARK_AHEAD / 2));
+    }
+
+    /// What the swap area is told when nothing of the queue's is needed any more.
+    pub(crate) fn forget_swapped(&mut self, id: QueueId) -> Option<Swap> {
+        std::mem::take(&mut self.swapped).then(|| Swap::Forget {
+            queue: id,
+            runs: vec![(Seq(0), NEVER)],
+        })
     }
 
     /// The mark to ask for after a message was, or is to be, delivered.

@@ -14,7 +14,7 @@ use crate::queue::index::Entry;
 pub(crate) enum Stretch {
     /// In memory.
     Here(VecDeque<Entry>),
-    /// In the log only.
+    /// In the log or the swap area only.
     Away(Run),
 }
 

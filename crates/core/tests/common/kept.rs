@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use leveret_core::log::{Fetched, Recovered, RecoveredQueue, Run};
+use leveret_core::ids::QueueId;
+use leveret_core::log::{Fetched, Recovered, RecoveredQueue, Run, Swap, Swapped};
 use leveret_core::{Fact, Input, Limits, Lsn, Message, Now, QueueNumber, Record, Retry, Seq, Wall};
 
 use super::BrokerTest;
@@ -14,6 +15,8 @@ pub(crate) struct Kept {
     queues: BTreeMap<QueueNumber, (Fact, Seq)>,
     pub(crate) messages: BTreeMap<(QueueNumber, Seq), (Message, Wall)>,
     pub(crate) retries: BTreeMap<(QueueNumber, Seq), Retry>,
+    /// The swap area, which outlives no restart.
+    pub(crate) swapped: BTreeMap<(QueueId, Seq), (Message, Option<Wall>)>,
 }
 
 impl Kept {
@@ -73,20 +76,58 @@ impl Kept {
         while self.answer(t) {}
     }
 
+    /// Carries out what the swap area is asked for first, and reports that.
+    fn obey_swap(&mut self, t: &mut BrokerTest) -> bool {
+        if t.swaps.is_empty() {
+            return false;
+        }
+        match t.swaps.remove(0) {
+            Swap::Out {
+                queue,
+                messages,
+                bytes,
+            } => {
+                let messages = messages.into_iter();
+                self.swapped
+                    .extend(messages.map(|(seq, m, at)| ((queue, seq), (m, at))));
+                let error = None;
+                t.step(Input::Swapped(Swapped {
+                    queue,
+                    bytes,
+                    error,
+                }));
+            }
+            Swap::Forget { queue, runs } => {
+                let gone = |at: &Seq| runs.iter().any(|(a, b)| (*a..=*b).contains(at));
+                self.swapped.retain(|(of, at), _| *of != queue || !gone(at));
+            }
+        }
+        true
+    }
+
     pub(crate) fn answer(&mut self, t: &mut BrokerTest) -> bool {
         self.take_in(t);
+        if self.obey_swap(t) {
+            return true;
+        }
         let Some(fetch) = t.fetches.pop() else {
             return false;
         };
         let wanted = (fetch.number, fetch.first)..=(fetch.number, fetch.last);
+        let logged = self.messages.range(wanted);
+        let logged = logged.map(|((_, seq), (message, at))| (*seq, (message, Some(*at))));
+        let wanted = (fetch.queue, fetch.first)..=(fetch.queue, fetch.last);
+        let swapped = self.swapped.range(wanted);
+        let swapped = swapped.map(|((_, seq), (message, at))| (*seq, (message, *at)));
+        let both: BTreeMap<Seq, (&Message, Option<Wall>)> = logged.chain(swapped).collect();
         let (mut messages, mut bytes) = (Vec::new(), 0);
-        for ((_, seq), (message, at)) in self.messages.range(wanted) {
+        for (seq, (message, at)) in both {
             // As the log does: what is too much does not come, unless it is the first.
             bytes += message.block().len();
             if bytes > fetch.bytes_max && !messages.is_empty() {
                 break;
             }
-            messages.push((*seq, message.clone(), Some(*at)));
+            messages.push((seq, message.clone(), at));
         }
         t.step(Input::Fetched(Fetched {
             queue: fetch.queue,

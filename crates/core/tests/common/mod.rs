@@ -17,7 +17,7 @@ use leveret_codec::{
     ConfirmSelect, ExchangeBind, ExchangeDelete, Method, QueueBind, QueueDeclare, QueueDelete,
     QueueUnbind, RawTable, TxCommit, TxRollback, TxSelect,
 };
-use leveret_core::log::{Fetch, LogError, Recovered};
+use leveret_core::log::{Fetch, LogError, Recovered, Swap};
 use leveret_core::{
     AmqpError, Broker, Command, ConnectionId, Effects, Event, Fact, Input, Limits, Lsn, Message,
     Mono, Now, Options, Ordered, Outbound, Outcome, Peer, QueueNumber, Record, Wall,
@@ -51,6 +51,8 @@ pub(crate) struct BrokerTest {
     pub(crate) reading: Vec<(ConnectionId, bool)>,
     /// Messages the broker has asked back.
     pub(crate) fetches: Vec<Fetch>,
+    /// What the broker has asked of the swap area.
+    pub(crate) swaps: Vec<Swap>,
     pub(crate) records: Vec<Record>,
     /// Names of the durable queues whose facts were looked at.
     pub(crate) queue_numbers: BTreeMap<QueueNumber, String>,
@@ -117,6 +119,7 @@ impl BrokerTest {
             events: Vec::new(),
             reading: Vec::new(),
             fetches: Vec::new(),
+            swaps: Vec::new(),
             records: Vec::new(),
             queue_numbers: BTreeMap::new(),
             last,
@@ -209,6 +212,7 @@ impl BrokerTest {
             self.events.append(&mut fx.events);
             self.reading.append(&mut fx.reading);
             self.fetches.append(&mut fx.fetches);
+            self.swaps.append(&mut fx.swaps);
             fx.garbage.clear();
             self.fx = fx;
             if drained.is_empty() && !safe {

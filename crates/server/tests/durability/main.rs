@@ -19,5 +19,6 @@ mod kill;
 mod link;
 mod process;
 mod refused;
+mod swap;
 mod tool;
 mod traffic;
