@@ -782,7 +782,7 @@ mod tests {
                 deliveries: 0,
                 failures: 0,
             };
-            index.bring_back(read.to_vec(), |_| never);
+            index.bring_back(read.to_vec(), |_| (never, false));
             for _ in 0..taken {
                 index.pop().expect("it was read");
             }
