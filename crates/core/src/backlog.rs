@@ -90,11 +90,11 @@ impl Vhost {
         if safe > self.durable
             && let Some(queue) = self.queues.get_mut(id)
         {
-            let number = Seq(queue.next_place(&message).number());
+            let place = queue.next_place(&message);
             if !queue.logged.holds() {
                 self.logging.push(id);
             }
-            queue.logged.hold(number, safe);
+            queue.logged.hold(place, safe);
         }
         self.offer(id, message, fx);
     }

@@ -516,6 +516,32 @@ fn a_dead_letter_of_higher_priority_waits_for_its_record_too() {
     assert_eq!(t.heard(reader), ["reader: #4 high", "reader: #5 low"]);
 }
 
+/// Each priority counts for itself: once a letter with a low number held back all that had higher ones.
+#[test]
+fn a_dead_letter_holds_back_nothing_of_another_priority() {
+    let (mut t, ch, reader) = lasting(QueueDeclare {
+        durable: true,
+        ..queue_declare_with("dead", [("x-max-priority", 9.into())])
+    });
+    let with = |priority| Properties {
+        priority: Some(priority),
+        ..persistent()
+    };
+    t.publish_with(ch, message_with("", "q", with(0), "letter"), false);
+    t.get(ch, "q");
+    for _ in 0..5 {
+        t.publish_with(ch, message_with("", "dead", with(9), "high"), false);
+    }
+    t.heard(reader);
+    t.log = Log::Held;
+    t.discard(ch, 1);
+    assert_eq!(t.heard(reader), [""; 0]);
+    t.publish_with(ch, message_with("", "dead", with(9), "other"), false);
+    assert_eq!(t.heard(reader), ["reader: #6 other"]);
+    t.sync();
+    assert_eq!(t.heard(reader), ["reader: #7 letter"]);
+}
+
 /// Once the queue was gone in the log before the message was that had died in it: a crash in between
 /// lost the letter, and the log said of a message that it left a queue that was not there.
 #[test]

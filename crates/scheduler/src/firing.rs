@@ -174,6 +174,8 @@ impl Registry {
         let user = Arc::clone(&schedule.definition.terms.user);
         let deadline = schedule.definition.terms.policy.deadline_ms;
         let alarm = schedule.appointments.get(Task::Alarm);
+        // As much of them as the vhost may be ahead of the log, and no more.
+        deeds.work += message.memory_bytes() as u64 / 1_024;
         let mut notes = Vec::with_capacity(3);
         self.remember(slot, Run::fired(origin, nominal, now), &mut notes);
         notes.extend(self.state_note(slot));

@@ -18,6 +18,9 @@ use crate::node::Node;
 const PREFIX: &str = "definitions-";
 const SUFFIX: &str = ".json";
 
+/// What a file is called at the end that is not there as a whole.
+const UNFINISHED: &str = ".unfinished";
+
 /// What became of backups.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -96,24 +99,27 @@ pub fn write(directory: &Path, now: Wall, octets: &[u8], keep: usize) -> io::Res
         .mode(0o700)
         .create(directory)?;
     let name = format!("{PREFIX}{}{SUFFIX}", time::text(now).replace(':', "-"));
-    let unfinished = directory.join(format!(".{name}.unfinished"));
-    let path = directory.join(name);
+    let unfinished = directory.join(format!(".{name}{UNFINISHED}"));
+    let path = directory.join(&name);
     let written = fill(&unfinished, octets).and_then(|()| fs::rename(&unfinished, &path));
     if let Err(error) = written {
         let _ = fs::remove_file(&unfinished); // the error that counts is the other one
         return Err(error);
     }
     File::open(directory)?.sync_all()?;
-    let mut names = Vec::new();
+    let mut others = Vec::new();
     for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name().into_string().unwrap_or_default();
-        if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
-            names.push(name);
+        let other = entry?.file_name().into_string().unwrap_or_default();
+        if other.starts_with(PREFIX) && other.ends_with(SUFFIX) && other != name {
+            others.push(other);
+        } else if other.starts_with(&format!(".{PREFIX}")) && other.ends_with(UNFINISHED) {
+            fs::remove_file(directory.join(other))?; // of a process that was killed
         }
     }
-    names.sort_unstable();
-    for name in names.iter().take(names.len().saturating_sub(keep)) {
-        fs::remove_file(directory.join(name))?;
+    // The new one stays whatever its name says: others may come from a clock that was ahead.
+    others.sort_unstable();
+    for other in others.iter().take((others.len() + 1).saturating_sub(keep)) {
+        fs::remove_file(directory.join(other))?;
     }
     Ok(path)
 }
@@ -168,6 +174,22 @@ mod tests {
             "other.json",
         ];
         assert_eq!(names, expected);
+    }
+
+    /// Once each new file sorted before those of a clock that had been ahead, and went at once.
+    #[test]
+    fn the_new_one_stays_and_what_a_killed_process_has_left_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        for year in [2036, 2037] {
+            let ahead = at(&format!("{year}-01-01T03:30:00Z"));
+            write(directory.path(), ahead, b"ahead", 2).unwrap();
+        }
+        let left = ".definitions-2026-11-02T03-30-00.000Z.json.unfinished";
+        fs::write(directory.path().join(left), "hal").unwrap();
+        let path = write(directory.path(), at("2026-11-03T03:30:00Z"), b"new", 2).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        let left = fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(left, 2, "the new one and one of the others");
     }
 
     #[test]

@@ -376,7 +376,7 @@ impl Model {
                 safe,
             };
             if safe > durable {
-                queue.held.push((safe, item.number()));
+                queue.held.push((safe, item.seq));
             }
             let behind = queue.ready.partition_point(|other| other.seq < item.seq);
             overtakes += u64::from(behind < queue.ready.len());

@@ -157,7 +157,9 @@ impl Queue {
     /// Whether nobody may have a message yet, because of a record that is not safe.
     #[must_use]
     pub fn holds_back(&self, item: &Item) -> bool {
-        self.held.iter().any(|&(_, from)| from <= item.number())
+        let level = item.seq / NUMBERS;
+        let mut held = self.held.iter();
+        held.any(|&(_, from)| from / NUMBERS == level && from <= item.seq)
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) mod kind {
 const fn is_known(kind: u8) -> bool {
     matches!(
         kind,
-        kind::VHOST_NAMED..=kind::NOTED | kind::PUBLISHED_TIMED | kind::MOVED_TIMED
+        kind::VHOST_NAMED..=kind::NOTED | kind::PUBLISHED_TIMED | kind::MOVED_TIMED | kind::RETRIED
     )
 }
 

@@ -29,8 +29,9 @@ pub(crate) struct Logged {
     pub(crate) mark_asked: Option<(Lsn, Seq)>,
     /// Messages up to here may have been delivered before the last restart.
     pub(crate) delivered_before: Seq,
-    /// Messages from these numbers on may be delivered once these records are safe, in order.
-    held: VecDeque<(Lsn, Seq)>,
+    /// Messages of a priority from these places on may be delivered once these records are safe, in
+    /// order.
+    held: Vec<(u8, VecDeque<(Lsn, Seq)>)>,
     /// Messages up to this place may be paged out once this record is safe.
     pub(crate) page_out: Option<(Lsn, Seq)>,
     /// What it must hold in memory before it is paged out again, in octets.
@@ -71,7 +72,7 @@ impl Logged {
             mark_from: NEVER,
             mark_asked: None,
             delivered_before: Seq(0),
-            held: VecDeque::new(),
+            held: Vec::new(),
             page_out: None,
             page_out_from: 0,
             swapping: None,
@@ -115,31 +116,37 @@ impl Logged {
     /// Whether a message waits for a record to be safe.
     #[inline]
     pub(crate) fn is_held(&self, seq: Seq) -> bool {
-        let held = self.held.front();
-        held.is_some_and(|&(_, from)| seq.number() >= from.0)
+        let held = self.held.iter().find(|(level, _)| *level == seq.level());
+        let first = held.and_then(|(_, held)| held.front());
+        first.is_some_and(|&(_, from)| seq >= from)
     }
 
-    /// The next message, with this number, is what the broker itself publishes, and nobody may see
+    /// The next message, in this place, is what the broker itself publishes, and nobody may see
     /// it before its record is safe: without that the broker publishes it again after a crash. Waits
-    /// until the records of those before it are safe, too.
-    pub(crate) fn hold(&mut self, number: Seq, safe: Lsn) {
-        // Another priority may be at lower numbers: whoever waits for less waits for this as well.
-        for (_, from) in self.held.iter_mut().rev() {
-            if *from <= number {
-                break;
-            }
-            *from = number;
-        }
-        if self.held.back().is_none_or(|&(last, _)| last < safe) {
-            self.held.push_back((safe, number));
+    /// until the records of those before it in its priority are safe, too.
+    pub(crate) fn hold(&mut self, place: Seq, safe: Lsn) {
+        let level = place.level();
+        let at = self.held.iter().position(|(held, _)| *held == level);
+        let at = at.unwrap_or_else(|| {
+            self.held.push((level, VecDeque::new()));
+            self.held.len() - 1
+        });
+        let held = &mut self.held[at].1;
+        if held.back().is_none_or(|&(last, _)| last < safe) {
+            held.push_back((safe, place));
         }
     }
 
     /// The log has come this far. Returns whether that lets anything go.
     pub(crate) fn let_go(&mut self, durable: Lsn) -> bool {
-        let safe = self.held.partition_point(|&(due, _)| due <= durable);
-        self.held.drain(..safe);
-        safe > 0
+        let mut any = false;
+        self.held.retain_mut(|(_, held)| {
+            let safe = held.partition_point(|&(due, _)| due <= durable);
+            held.drain(..safe);
+            any |= safe > 0;
+            !held.is_empty()
+        });
+        any
     }
 
     /// Whether anything is held.
@@ -150,7 +157,8 @@ impl Logged {
     /// Records became one: what waits for one of them waits for this.
     pub(crate) fn folded_into(&mut self, lsn: Lsn) {
         let asked = self.mark_asked.iter_mut().chain(&mut self.page_out);
-        for (due, _) in asked.chain(&mut self.held) {
+        let held = self.held.iter_mut().flat_map(|(_, held)| held);
+        for (due, _) in asked.chain(held) {
             *due = lsn.min(*due);
         }
     }
