@@ -5,7 +5,8 @@
 //! half a second late, may be lost when many come at once, and know no time zone that changes its
 //! offset. What they are good for is what may as well be done once more or once less: they make
 //! sure that nothing was overlooked. There is one for each expression that schedules go by
-//! ([`crons`]), and one a minute for all schedules. Backups are looked at by both as well.
+//! ([`crons`]), and one a minute for all schedules. Backups and the time for compaction are looked at
+//! by both as well.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 
 use crate::backup::Backup;
-use crate::config::housekeeping::Housekeeping;
+use crate::config::housekeeping::{Housekeeping, Window};
 use crate::crons::{self, JOBS_MAX, job};
 use crate::node::Node;
 
@@ -45,6 +46,16 @@ async fn run(node: &Arc<Node>, plan: Housekeeping) -> Result<(), JobSchedulerErr
         let _ = minute.try_send(()); // the one before it has not been looked at: that will do
     })
     .await?;
+    let (time_to_compact, mut windows) = mpsc::channel(1);
+    let window = plan.compaction_window;
+    if let Some(window) = &window
+        && let Some(rhythm) = Rhythm::of(&Trigger::Cron(Box::new(window.cron.clone())))
+    {
+        add_rhythm(&jobs, &rhythm, node.clock.now().wall, move || {
+            let _ = time_to_compact.try_send(()); // as above
+        })
+        .await?;
+    }
     let (time_to_back_up, mut backups) = mpsc::channel(1);
     let mut backup = None;
     if let Some(plan) = plan.definitions_backup {
@@ -68,10 +79,12 @@ async fn run(node: &Arc<Node>, plan: Housekeeping) -> Result<(), JobSchedulerErr
             Some(()) = minutes.recv() => {
                 look_at_all(node);
                 rhythms.follow_clocks(node.clock.now().wall).await;
+                look_at_window(node, window.as_ref());
                 if let Some(backup) = &mut backup {
                     backup.look(node.clock.now().wall, node);
                 }
             }
+            Some(()) = windows.recv() => look_at_window(node, window.as_ref()),
             Some(()) = backups.recv() => {
                 if let Some(backup) = &mut backup {
                     backup.look(node.clock.now().wall, node);
@@ -100,6 +113,14 @@ async fn add_rhythm(
 ) -> Result<(), JobSchedulerError> {
     jobs.add(job(rhythm, now, what)?).await?;
     Ok(())
+}
+
+/// Begins or ends a time to compact.
+fn look_at_window(node: &Node, window: Option<&Window>) {
+    if let Some(window) = window {
+        node.store
+            .compact_eagerly(window.is_open(node.clock.now().wall));
+    }
 }
 
 fn look_at_all(node: &Node) {

@@ -74,6 +74,8 @@ struct Staging {
     piles: Vec<Staged>,
     leads: Vec<LeadRequest>,
     is_closing: bool,
+    /// It is a good time to compact.
+    is_eager: bool,
     /// The commit thread waits to be woken.
     is_waiting: bool,
     /// Nothing more is taken.
@@ -217,6 +219,12 @@ impl Store {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
+    }
+
+    /// Says whether this is a good time to compact; see [`Log::compact_eagerly`].
+    pub fn compact_eagerly(&self, eager: bool) {
+        lock(&self.shared.staging).is_eager = eager;
+        self.shared.wake.notify_one();
     }
 
     /// Writes everything, a checkpoint, and ends the threads. What is appended from now on is
@@ -449,6 +457,7 @@ struct Leader {
 struct Taken {
     leads: Vec<LeadRequest>,
     is_closing: bool,
+    is_eager: bool,
 }
 
 impl<D: Disk> Committer<D> {
@@ -484,6 +493,7 @@ impl<D: Disk> Committer<D> {
         let mut more = true;
         loop {
             let taken = self.take(more);
+            self.log.compact_eagerly(taken.is_eager);
             self.committed = 0;
             if self.is_stuck() || self.batch.iter().any(|staged| !staged.records.is_empty()) {
                 self.commit()?;
@@ -550,9 +560,11 @@ impl<D: Disk> Committer<D> {
     /// Takes all that is there; waits for something unless there is more to do anyway.
     fn take(&mut self, more: bool) -> Taken {
         let mut staging = lock(&self.shared.staging);
+        let was_eager = self.log.is_eager();
         let is_idle = |staging: &Staging| {
             let is_empty = staging.piles.iter().all(|pile| pile.records.is_empty());
-            is_empty && staging.leads.is_empty() && !staging.is_closing
+            let is_news = staging.is_closing || staging.is_eager != was_eager;
+            is_empty && staging.leads.is_empty() && !is_news
         };
         if !more {
             let wait = (self.is_full || self.is_stuck()).then(|| Instant::now() + TRY_AGAIN);
@@ -585,6 +597,7 @@ impl<D: Disk> Committer<D> {
         Taken {
             leads: std::mem::take(&mut staging.leads),
             is_closing: staging.is_closing,
+            is_eager: staging.is_eager,
         }
     }
 

@@ -24,6 +24,9 @@ const FREED_PER_CHECKPOINT: u64 = 2;
 /// Between two checkpoints this many times as many octets are written as one takes.
 const WRITTEN_PER_CHECKPOINT: u64 = 4;
 
+/// In a time for compaction a segment is compacted of which less than this lives.
+const EAGER_SHARE: f64 = 0.75;
+
 /// What housekeeping remembers.
 #[derive(Debug, Default)]
 pub(crate) struct Keeper {
@@ -36,6 +39,8 @@ pub(crate) struct Keeper {
     /// Segments that are not needed any more, which is safe to say.
     freed: Vec<u32>,
     compaction: Option<Compaction>,
+    /// In a time for it: segments before this one are compacted sooner.
+    eager_before: Option<u32>,
 }
 
 /// A segment whose living messages are being moved.
@@ -249,9 +254,30 @@ impl<D: Disk> Log<D> {
         segments.any(|segment| segment.is_sealed && segment.copies == 0)
     }
 
+    /// Whether this is a good time to compact: then also segments are compacted of which up to three
+    /// quarters live, each of those that are there now once.
+    pub fn compact_eagerly(&mut self, eager: bool) {
+        if eager != self.is_eager() {
+            let last = lock(&self.shared)
+                .state
+                .segments
+                .keys()
+                .next_back()
+                .copied();
+            self.keeper.eager_before = eager.then(|| last.unwrap_or(0));
+        }
+    }
+
+    /// Whether it is.
+    pub(crate) fn is_eager(&self) -> bool {
+        self.keeper.eager_before.is_some()
+    }
+
     /// The segment that is best compacted, if it is worth it: less than half of it lives, and of
-    /// all segments as much is wasted as two segments and a quarter of what lives.
+    /// all segments as much is wasted as two segments and a quarter of what lives. In a time for it,
+    /// less than three quarters.
     fn choose(&self) -> Option<u32> {
+        let is_eager = |number: u32| self.keeper.eager_before.is_some_and(|eager| number < eager);
         let shared = lock(&self.shared);
         let sealed = shared.state.segments.iter();
         let sealed = sealed.filter(|(_, segment)| segment.is_sealed && !segment.is_rotten);
@@ -261,9 +287,13 @@ impl<D: Disk> Log<D> {
             living = living.saturating_add(segment.living);
             wasted = wasted.saturating_add(segment.bytes.saturating_sub(segment.living));
             let share = segment.living as f64 / segment.bytes.max(1) as f64;
-            if segment.copies > 0 && share < best.map_or(0.5, |(_, share)| share) {
+            let most = if is_eager(number) { EAGER_SHARE } else { 0.5 };
+            if segment.copies > 0 && share < best.map_or(most, |(_, share)| share.min(most)) {
                 best = Some((number, share));
             }
+        }
+        if best.is_some_and(|(number, _)| is_eager(number)) {
+            return best.map(|(number, _)| number);
         }
         let is_worth_it = wasted >= (2 * self.options.segment_bytes).max(living / 4);
         best.filter(|_| is_worth_it).map(|(number, _)| number)

@@ -364,3 +364,50 @@ fn what_is_on_no_disk_is_not_read() {
     let (_, recovered) = log.lead("/").expect("a vhost");
     assert_eq!(living(&recovered, Q), [1]);
 }
+
+/// Three fifths of each segment live: usually that is left as it is.
+#[test]
+fn there_is_a_time_to_compact_more() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut log = Log::open(FileDisk::new(dir.path()), options(64 << 10))
+        .expect("a log")
+        .log;
+    let (vhost, _) = log.lead("/").expect("a vhost");
+    let body = "x".repeat(1_000);
+    let published = (1..=1_000).map(|seq| publish(&[(Q, seq)], &body));
+    let settled = (1..=1_000)
+        .filter(|seq| seq % 5 < 2)
+        .map(|seq| settle(Q, seq));
+    let published = records(1, std::iter::once(queue("q")).chain(published));
+    // Those that come with their settle are left out, so one after the other.
+    for records in [published, records(1_002, settled)] {
+        log.write(vec![Staged { vhost, records }]).expect("written");
+        log.sync().expect("synced");
+    }
+    let rest = |log: &mut Log<FileDisk>| {
+        while log.housekeep().expect("kept") {
+            log.sync().expect("synced");
+        }
+    };
+    rest(&mut log);
+    let before = logs(dir.path()).len();
+    assert!(before > 15, "{before} segments");
+    log.compact_eagerly(true);
+    rest(&mut log);
+    let after = logs(dir.path()).len();
+    assert!(after * 4 <= before * 3, "{before} segments became {after}");
+    log.compact_eagerly(false);
+    log.compact_eagerly(true);
+    rest(&mut log);
+    assert!(
+        logs(dir.path()).len() <= after + 1,
+        "what is full is left as it is"
+    );
+    log.close().expect("closed");
+    let mut log = Log::open(FileDisk::new(dir.path()), options(64 << 10))
+        .expect("a log")
+        .log;
+    let (_, recovered) = log.lead("/").expect("a vhost");
+    let expected: Vec<u64> = (1..=1_000).filter(|seq| seq % 5 >= 2).collect();
+    assert_eq!(living(&recovered, Q), expected);
+}
