@@ -180,6 +180,7 @@ impl Model {
                 let earlier = |other: &Item| {
                     (other.due.unwrap_or(u64::MAX), other.seq) < (item.due.unwrap_or(0), place)
                         && !self.may_be_away(queue, other)
+                        && !queue.holds_back(other) // it is put off
                 };
                 item.due.is_some()
                     && self.is_due(queue, item) != Some(false)
