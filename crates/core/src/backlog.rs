@@ -515,8 +515,8 @@ impl Vhost {
             return;
         };
         let of = messages.first().map_or(Seq(0), |(seq, ..)| *seq);
-        let first = queue.index.first_away(of);
-        if first.is_some_and(|first| first < queue.logged.asked) {
+        let before = queue.index.first_away(of);
+        if before.is_some_and(|first| first < queue.logged.asked) {
             // One that comes before them has come back meanwhile, and is to be read first.
             self.resume_deadlines(id, &[]);
             return;
@@ -529,7 +529,6 @@ impl Vhost {
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
-        let before = queue.index.first_away(of);
         let last = messages.last().map(|(seq, ..)| *seq);
         if let (Some(first), Some(last)) = (before, last) {
             forget_swapped(queue, id, first, last, fx);

@@ -68,15 +68,14 @@ pub(crate) struct Death {
     to: DeadLetterTo,
     message: Message,
     reason: Reason,
-    /// Another's letter came where this was, or this was such a letter and found no room.
-    of_death: bool,
 }
 
 /// The deaths that were noted.
 #[derive(Debug, Default)]
 pub(crate) struct Burials {
-    waiting: VecDeque<Death>,
-    /// Those of them that came of other deaths.
+    /// With each whether it came of another: a letter took its place, or it was one and found none.
+    waiting: VecDeque<(Death, bool)>,
+    /// How many of them did.
     of_deaths: usize,
     /// One is being carried out.
     burying: bool,
@@ -90,19 +89,18 @@ impl Burials {
     }
 
     /// Takes a death in, or gives it back if far too many have come of others.
-    fn note(&mut self, mut death: Death) -> Result<(), Death> {
-        death.of_death = self.burying;
+    fn note(&mut self, death: Death) -> Result<(), Death> {
         if self.burying && self.of_deaths >= OF_DEATHS_MAX {
             return Err(death);
         }
         self.of_deaths += usize::from(self.burying);
-        self.waiting.push_back(death);
+        self.waiting.push_back((death, self.burying));
         Ok(())
     }
 
     fn next(&mut self) -> Option<Death> {
-        let death = self.waiting.pop_front()?;
-        self.of_deaths -= usize::from(death.of_death);
+        let (death, of_death) = self.waiting.pop_front()?;
+        self.of_deaths -= usize::from(of_death);
         Some(death)
     }
 }
@@ -134,7 +132,6 @@ impl Vhost {
                     to: to.clone(),
                     message: entry.message,
                     reason,
-                    of_death: false,
                 };
                 self.note_death(death, fx);
             }
@@ -164,7 +161,6 @@ impl Vhost {
                 to: to.clone(),
                 message,
                 reason,
-                of_death: false,
             };
             self.note_death(death, fx);
         }

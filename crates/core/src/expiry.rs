@@ -63,13 +63,9 @@ impl Vhost {
         if let Some(queue) = self.queues.get_mut(id)
             && let Some(deadlines) = &mut queue.deadlines
             && let Some(due) = deadlines.next()
-            && deadlines.timer.is_none_or(|(at, _)| due < at)
         {
-            if let Some((_, timer)) = deadlines.timer.take() {
-                self.timers.cancel(timer);
-            }
-            let timer = self.timers.set(due, Timer::MessageExpiry(id));
-            deadlines.timer = Some((due, timer));
+            let timer = Timer::MessageExpiry(id);
+            self.timers.bring_forward(&mut deadlines.timer, due, timer);
         }
     }
 

@@ -99,13 +99,9 @@ impl Vhost {
         if let Some(queue) = self.queues.get_mut(id)
             && let Some(retries) = &mut queue.retries
             && let Some(due) = retries.next()
-            && retries.timer.is_none_or(|(at, _)| due < at)
         {
-            if let Some((_, timer)) = retries.timer.take() {
-                self.timers.cancel(timer);
-            }
-            let timer = self.timers.set(due, Timer::Retry(id));
-            retries.timer = Some((due, timer));
+            self.timers
+                .bring_forward(&mut retries.timer, due, Timer::Retry(id));
         }
     }
 

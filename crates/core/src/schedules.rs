@@ -307,12 +307,8 @@ impl Vhost {
             in_ms = in_ms.max(LOOK_AGAIN_MS);
         }
         let at = self.now.mono.plus_ms(in_ms);
-        match self.schedule_timer {
-            Some((before, _)) if before <= at => return,
-            Some((_, timer)) => self.timers.cancel(timer),
-            None => {}
-        }
-        self.schedule_timer = Some((at, self.timers.set(at, Timer::Schedules)));
+        self.timers
+            .bring_forward(&mut self.schedule_timer, at, Timer::Schedules);
     }
 
     /// Does what the scheduler wants done. All of it is safe once the record is whose number comes

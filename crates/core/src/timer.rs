@@ -52,6 +52,23 @@ impl Timers {
         self.wheel.insert(at.0, timer)
     }
 
+    /// Sees to it that a timer of which there is one at most is due by then: one that is due earlier
+    /// stays as it is.
+    pub(crate) fn bring_forward(
+        &mut self,
+        running: &mut Option<(Mono, TimerKey)>,
+        at: Mono,
+        timer: Timer,
+    ) {
+        if running.is_some_and(|(before, _)| before <= at) {
+            return;
+        }
+        if let Some((_, later)) = running.take() {
+            self.cancel(later);
+        }
+        *running = Some((at, self.set(at, timer)));
+    }
+
     pub(crate) fn cancel(&mut self, key: TimerKey) {
         self.wheel.cancel(key);
     }

@@ -312,13 +312,8 @@ impl Vhost {
             in_ms = in_ms.min(LOOK_AT_WALL_MS);
         }
         let at = self.now.mono.plus_ms(in_ms);
-        match room.timer {
-            Some((before, _)) if before <= at => return,
-            Some((_, timer)) => self.timers.cancel(timer),
-            None => {}
-        }
-        let timer = self.timers.set(at, Timer::Delayed(clock));
-        self.delayed.room(clock).timer = Some((at, timer));
+        let timer = Timer::Delayed(clock);
+        self.timers.bring_forward(&mut room.timer, at, timer);
     }
 
     /// Too much is in memory: what is due later leaves it, as far as the log has it.
