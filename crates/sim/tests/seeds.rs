@@ -1,17 +1,11 @@
 //! Many seeds, and that they did something; and that mistakes in the broker are noticed.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
-use std::thread;
+mod common;
 
-use leveret_sim::{Failure, Fault, Setup, Tally, run};
+use leveret_sim::{Fault, Setup, run};
 
 /// Runs in `make test`. More are run with `cargo run -p leveret-sim -- --for SECONDS`.
 const SEEDS: u64 = 2_000;
-
-/// Threads over the seeds; each seed runs on one.
-const THREADS: u64 = 2;
 
 /// What has to have happened in all runs together, and how often at least. A number that falls
 /// below says that the clients have gone lazy, and that everything else here proves little.
@@ -90,50 +84,13 @@ const WORK: [(&str, u64); 68] = [
 
 #[test]
 fn every_promise_holds_in_every_run() {
-    let next = AtomicU64::new(0);
-    let (sender, results) = mpsc::channel();
-    let (totals, failures) = thread::scope(|scope| {
-        for _ in 0..THREADS {
-            let (sender, next) = (sender.clone(), &next);
-            scope.spawn(move || {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= SEEDS {
-                        return;
-                    }
-                    let setup = Setup {
-                        seed,
-                        ..Setup::default()
-                    };
-                    sender.send(run(&setup)).expect("somebody collects");
-                }
-            });
-        }
-        drop(sender);
-        collect(&results)
+    common::all_hold(SEEDS, &WORK, |seed| {
+        let (tally, result) = run(&Setup {
+            seed,
+            ..Setup::default()
+        });
+        (tally, result.err().into_iter().collect::<Vec<_>>())
     });
-    for failure in failures.iter().take(10) {
-        eprintln!("{failure}");
-    }
-    assert!(failures.is_empty(), "{} runs failed", failures.len());
-    let lazy: Vec<_> = WORK
-        .iter()
-        .filter(|(what, least)| totals.get(what).copied().unwrap_or_default() < *least)
-        .collect();
-    assert!(lazy.is_empty(), "too little of {lazy:?} in {totals:#?}");
-}
-
-fn collect(results: &mpsc::Receiver<(Tally, Result<(), Failure>)>) -> (Tally, Vec<Failure>) {
-    let mut totals = BTreeMap::new();
-    let mut failures = Vec::new();
-    for (tally, result) in results {
-        for (what, n) in tally {
-            *totals.entry(what).or_insert(0) += n;
-        }
-        failures.extend(result.err());
-    }
-    failures.sort_by_key(|failure| failure.seed);
-    (totals, failures)
 }
 
 /// The same seed, the same run: otherwise no failure could be replayed.

@@ -1,17 +1,16 @@
 //! The log on a disk that forgets, tears, fails and rots: many runs, and that they did something;
 //! and that mistakes are noticed.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
-use std::thread;
+mod common;
 
+use common::times;
 use leveret_sim::Tally;
+use leveret_sim::batch::Failure;
 use leveret_sim::storage::faults::{Faults, faults};
 use leveret_sim::storage::mistakes::Mistake;
 use leveret_sim::storage::points::{Points, points};
 use leveret_sim::storage::rot::{Rot, rot, rot_with_sum};
-use leveret_sim::storage::run::{Failure, Setup, run};
+use leveret_sim::storage::run::{Setup, run};
 
 /// Runs in `make test`. More are run with `cargo run -p leveret-sim -- storage --for SECONDS`.
 const SEEDS: u64 = 5_000;
@@ -25,53 +24,9 @@ const FAILING_RUNS: u64 = 24;
 /// Runs whose disks rot.
 const ROTTEN_RUNS: u64 = 500;
 
-/// Threads over the runs; each runs on one.
-const THREADS: u64 = 2;
-
-/// How many times as much is to be done: `make nightly` says so.
-fn times() -> u64 {
-    let times = std::env::var("STORAGE_TIMES").ok();
-    times.and_then(|times| times.parse().ok()).unwrap_or(1)
-}
-
-/// Runs that many, and asserts that none fails, and that each thing was done so often at least.
+/// Runs that many times what `make nightly` asks for.
 fn all_hold(runs: u64, work: &[(&str, u64)], one: impl Fn(u64) -> (Tally, Vec<Failure>) + Sync) {
-    let (runs, next) = (runs * times(), AtomicU64::new(0));
-    let (sender, results) = mpsc::channel();
-    let (totals, failures) = thread::scope(|scope| {
-        for _ in 0..THREADS {
-            let (sender, next, one) = (sender.clone(), &next, &one);
-            scope.spawn(move || {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= runs {
-                        return;
-                    }
-                    sender.send(one(seed)).expect("somebody collects");
-                }
-            });
-        }
-        drop(sender);
-        let mut totals: Tally = BTreeMap::new();
-        let mut failures = Vec::new();
-        for (tally, failed) in results {
-            for (what, n) in tally {
-                *totals.entry(what).or_insert(0) += n;
-            }
-            failures.extend(failed);
-        }
-        (totals, failures)
-    });
-    for failure in failures.iter().take(10) {
-        eprintln!("{failure}");
-    }
-    assert!(failures.is_empty(), "{} failures", failures.len());
-    let lazy: Vec<_> = work
-        .iter()
-        .filter(|(what, least)| totals.get(what).copied().unwrap_or_default() < *least)
-        .collect();
-    assert!(lazy.is_empty(), "too little of {lazy:?} in {totals:#?}");
-    println!("{totals:#?}");
+    common::all_hold(runs * times("STORAGE_TIMES"), work, one);
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Runs seeds, or one seed again and in detail.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use leveret_sim::batch::add_up;
 use leveret_sim::storage::command;
 use leveret_sim::timed::command as timed;
-use leveret_sim::{Setup, run, shrink, sim};
+use leveret_sim::{Setup, Tally, run, shrink, sim};
 
 /// Runs the broker under simulation. Prints what failed, and how to replay it.
 #[derive(Debug, Parser)]
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         .seconds
         .map(|seconds| start + Duration::from_secs(seconds));
     let (mut runs, mut failures) = (0_u64, 0_u64);
-    let mut totals = BTreeMap::new();
+    let mut totals = Tally::new();
     for seed in from..to {
         if end.is_some_and(|end| Instant::now() >= end) {
             break;
@@ -83,9 +83,7 @@ fn main() -> ExitCode {
             .map(|count| sim::steps(seed).into_iter().take(count).collect());
         let (tally, result) = run(&setup);
         runs += 1;
-        for (what, n) in tally {
-            *totals.entry(what).or_insert(0) += n;
-        }
+        add_up(&mut totals, tally);
         let Err(failure) = result else { continue };
         failures += 1;
         eprintln!("{failure}");

@@ -1,12 +1,12 @@
 //! `sim storage`: runs of the log, or one of them again and in detail.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use super::faults::{Faults, faults};
 use super::points::{Points, points};
 use super::rot::{Rot, rot};
-use super::run::{Failure, Setup, run};
+use super::run::{Setup, run};
+use crate::batch::{self, Failure};
 use crate::model::Tally;
 
 /// Runs the log on a disk that forgets, tears and fails.
@@ -37,34 +37,9 @@ pub struct Arguments {
 
 /// Runs what was asked for.
 pub fn command(arguments: &Arguments) -> ExitCode {
-    let start = Instant::now();
-    let end = start + Duration::from_secs(arguments.seconds);
-    let seeds = arguments.seed.map_or(0..u64::MAX, |seed| seed..seed + 1);
-    let (mut totals, mut runs, mut failed) = (Tally::new(), 0_u64, 0_u64);
-    for seed in seeds {
-        if arguments.seed.is_none() && Instant::now() >= end {
-            break;
-        }
-        let (tally, failures) = one(arguments, seed);
-        runs += 1;
-        for (what, n) in tally {
-            *totals.entry(what).or_default() += n;
-        }
-        for failure in failures {
-            failed += 1;
-            eprintln!("{failure}");
-        }
-    }
-    for (what, n) in totals {
-        println!("{n:>10} {what}");
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    println!("{runs} runs, {failed} failures, {seconds:.1} s");
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    batch::command(arguments.seed, arguments.seconds, |seed| {
+        one(arguments, seed)
+    })
 }
 
 fn one(arguments: &Arguments, seed: u64) -> (Tally, Vec<Failure>) {

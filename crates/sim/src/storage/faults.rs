@@ -3,7 +3,8 @@
 use super::disk::{Fault, Op};
 use super::host::Trouble;
 use super::image::Crash;
-use super::run::{Failure, Run, STEPS, Setup, guarded};
+use super::run::{Run, STEPS, Setup, guarded};
+use crate::batch::{Failure, add_up};
 use crate::dice::Dice;
 use crate::model::Tally;
 
@@ -42,12 +43,10 @@ pub fn faults(faults: &Faults) -> (Tally, Vec<Failure>) {
         let mut step = 0;
         run.host.disk.fail(fault);
         let result = guarded(|| fails(&mut run, &mut step, &mut dice));
-        for (what, n) in run.host.tally {
-            *tally.entry(what).or_default() += n;
-        }
+        add_up(&mut tally, run.host.tally);
         if let Err(what) = result {
             failures.push(Failure {
-                replay: format!("--faults --seed {} --at {n}", faults.seed),
+                replay: format!("storage --faults --seed {} --at {n}", faults.seed),
                 what: format!("run {}, {fault:?}, step {step}: {what}", faults.seed),
             });
             if failures.len() >= 5 {

@@ -11,7 +11,8 @@ use super::host::{Host, Mark, Trouble};
 use super::image::Crash;
 use super::mistakes::Mistake;
 use super::model::Model;
-use super::run::{Failure, Run, STEPS, Setup, guarded};
+use super::run::{Run, STEPS, Setup, guarded};
+use crate::batch::{Failure, add_up};
 use crate::dice::Dice;
 use crate::model::Tally;
 
@@ -39,7 +40,7 @@ pub fn points(points: &Points) -> (Tally, Vec<Failure>) {
     let mut tally = Tally::new();
     let mut failures = Vec::new();
     let failure = |at: u64, what: String| Failure {
-        replay: format!("--points --seed {} --at {at}", points.seed),
+        replay: format!("storage --points --seed {} --at {at}", points.seed),
         what: format!("run {}, operation {at}: {what}", points.seed),
     };
     let (past, marks, run) = match record(points) {
@@ -62,9 +63,7 @@ pub fn points(points: &Points) -> (Tally, Vec<Failure>) {
             host.trace = points.trace;
             host.say(|| format!("operation {at}, {crash:?}"));
             let result = guarded(|| recovered(&mut host, crash, at, &mut dice));
-            for (what, n) in mem::take(&mut host.tally) {
-                *tally.entry(what).or_default() += n;
-            }
+            add_up(&mut tally, mem::take(&mut host.tally));
             if let Err(what) = result {
                 failures.push(failure(at, format!("{crash:?}: {what}")));
                 if failures.len() >= 5 {

@@ -11,7 +11,8 @@ use super::disk::SimDisk;
 use super::host::{Host, Trouble};
 use super::judge::{Found, judge};
 use super::model::{Model, VHOSTS};
-use super::run::{Failure, Run, STEPS, Setup, guarded};
+use super::run::{Run, STEPS, Setup, guarded};
+use crate::batch::Failure;
 use crate::dice::Dice;
 use crate::model::Tally;
 
@@ -57,7 +58,7 @@ struct Rotten {
 pub fn rot(rot: &Rot) -> (Tally, Vec<Failure>) {
     let mut failures = Vec::new();
     let failure = |at: u64, what: String| Failure {
-        replay: format!("--rot --seed {} --at {at}", rot.seed),
+        replay: format!("storage --rot --seed {} --at {at}", rot.seed),
         what: format!("run {}, flip {at}: {what}", rot.seed),
     };
     let mut rotten = match guarded(|| prepare(rot.seed)) {

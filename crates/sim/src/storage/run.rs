@@ -11,6 +11,7 @@ use super::image::Crash;
 use super::mistakes::Mistake;
 use super::model::{Model, VHOSTS};
 use super::traffic::{Mood, Traffic};
+use crate::batch::Failure;
 use crate::dice::Dice;
 use crate::model::Tally;
 
@@ -30,32 +31,13 @@ pub struct Setup {
     pub trace: bool,
 }
 
-/// A run that broke a promise.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// Which run, as arguments of the command that runs it again.
-    pub replay: String,
-    /// What was wrong.
-    pub what: String,
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { replay, what } = self;
-        write!(
-            f,
-            "{what}\n  replay: cargo run -p leveret-sim -- storage {replay} --trace"
-        )
-    }
-}
-
 /// Runs it. What was done, and whether all was well.
 pub fn run(setup: &Setup) -> (Tally, Result<(), Failure>) {
     let mut run = Run::new(setup);
     let mut step = 0;
     let result = guarded(|| run.all(&mut step));
     let result = result.map_err(|what| Failure {
-        replay: format!("--seed {}", setup.seed),
+        replay: format!("storage --seed {}", setup.seed),
         what: format!("seed {}, step {step}: {what}", setup.seed),
     });
     let mut tally = run.host.tally;

@@ -1,7 +1,8 @@
 //! The power goes at every operation of the disk around a fire, in every way.
 
 use super::mistakes::Mistake;
-use super::run::{Failure, Setup, run, run_around};
+use super::run::{Setup, run, run_around};
+use crate::batch::{Failure, add_up};
 use crate::model::Tally;
 use crate::storage::image::Crash;
 
@@ -47,13 +48,11 @@ pub fn points(points: &Points) -> (Tally, Vec<Failure>) {
                 ..calm.clone()
             };
             let (counts, result) = run(&setup);
-            for (what, n) in counts {
-                *tally.entry(what).or_default() += n;
-            }
+            add_up(&mut tally, counts);
             *tally.entry("images").or_default() += 1;
             if let Err(failure) = result {
                 failures.push(Failure {
-                    replay: format!("--points --seed {} --at {at}", points.seed),
+                    replay: format!("timed --points --seed {} --at {at}", points.seed),
                     what: format!("operation {at}, {crash:?}: {}", failure.what),
                 });
                 if failures.len() >= 5 {

@@ -11,6 +11,7 @@ use super::mistakes::Mistake;
 use super::model::{Copy, Done, Due, Event, Jump, Promise, Scheduled};
 use super::nominal::{CHANGES, midnight, text};
 use super::plan::{DAY, HOUR, MINUTE, Plan, number};
+use crate::batch::Failure;
 use crate::dice::Dice;
 use crate::model::Tally;
 use crate::storage::host::Trouble;
@@ -41,25 +42,6 @@ pub struct Setup {
     pub trace: bool,
 }
 
-/// A run that broke a promise.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// Which run, as arguments of the command that runs it again.
-    pub replay: String,
-    /// What was wrong.
-    pub what: String,
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { replay, what } = self;
-        write!(
-            f,
-            "{what}\n  replay: cargo run -p leveret-sim -- timed {replay} --trace"
-        )
-    }
-}
-
 /// Runs it. What was done, and whether all was well.
 pub fn run(setup: &Setup) -> (Tally, Result<(), Failure>) {
     let (tally, _, result) = run_around(setup);
@@ -72,7 +54,7 @@ pub(super) fn run_around(setup: &Setup) -> (Tally, Vec<(u64, u64)>, Result<(), F
     let mut step = 0;
     let result = guarded(|| run.all(&mut step));
     let result = result.map_err(|what| Failure {
-        replay: format!("--seed {}", setup.seed),
+        replay: format!("timed --seed {}", setup.seed),
         what: format!("seed {}, step {step}: {what}", setup.seed),
     });
     (run.machine.tally, run.machine.around_fires, result)
