@@ -62,7 +62,8 @@ pub trait Watcher: Send + Sync {
 /// What a log has to say.
 #[derive(Debug)]
 pub enum Report {
-    /// Every record up to this one is safe.
+    /// Every record up to this one is safe; but a [`Fact::Retried`](crate::record::Fact::Retried) may
+    /// wait for room longer, as nobody is told when it is.
     Durable(Lsn),
     /// Messages that were asked for.
     Fetched(Fetched),

@@ -24,6 +24,7 @@ use crate::log::{Cut, Log, Opened, Staged, VhostNumber};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::record::bodies_of;
+use crate::relief::Late;
 use crate::swap::{Area, merge};
 
 /// While there is no room, it is tried again this often at least.
@@ -451,6 +452,8 @@ struct Leader {
     taken: Lsn,
     /// The last that was reported.
     reported: Lsn,
+    /// What waits for room and holds nothing up.
+    late: Late,
 }
 
 /// What there is to do next.
@@ -495,6 +498,7 @@ impl<D: Disk> Committer<D> {
             let taken = self.take(more);
             self.log.compact_eagerly(taken.is_eager);
             self.committed = 0;
+            self.see_to_late();
             if self.is_stuck() || self.batch.iter().any(|staged| !staged.records.is_empty()) {
                 self.commit()?;
             }
@@ -502,7 +506,7 @@ impl<D: Disk> Committer<D> {
             for lead in taken.leads {
                 self.lead(lead)?;
             }
-            if taken.is_closing && !self.is_stuck() {
+            if taken.is_closing && !self.is_stuck() && self.write_late()? {
                 return Ok(());
             }
             more = self.log.housekeep()?;
@@ -510,6 +514,7 @@ impl<D: Disk> Committer<D> {
             if taken.is_closing && !more {
                 return Err(StoreError::Full);
             }
+            more |= self.has_late() && !self.is_full;
             self.shared.metrics.counted(&self.log.counts());
             if self.committed > 0 {
                 self.let_others_bring();
@@ -620,6 +625,7 @@ impl<D: Disk> Committer<D> {
             watcher: Arc::clone(&request.watcher),
             taken: recovered.last,
             reported: recovered.last,
+            late: Late::default(),
         };
         let before = self.vhosts.iter().position(|led| led.number == number);
         let pile = before.unwrap_or(self.vhosts.len());
@@ -649,10 +655,9 @@ impl<D: Disk> Committer<D> {
     /// Writes what was taken and makes it safe; if there is no room, only what frees some.
     fn commit(&mut self) -> Result<(), StoreError> {
         let mut records = 0;
-        self.bytes = 0;
+        self.bytes = self.batch_bytes();
         for (vhost, staged) in self.vhosts.iter_mut().zip(&self.batch) {
             records += staged.records.len() as u64;
-            self.bytes += bytes_of(&staged.records);
             if let Some(last) = staged.records.last() {
                 vhost.taken = vhost.taken.max(last.lsn);
             }
@@ -661,6 +666,9 @@ impl<D: Disk> Committer<D> {
             Ok(()) => {
                 self.log.sync()?;
                 self.shared.metrics.records.fetch_add(records, Relaxed);
+                for (vhost, staged) in self.vhosts.iter_mut().zip(&self.batch) {
+                    vhost.late.forget(&staged.records);
+                }
                 // First, or a turn that the report sets off would find the log behind for nothing.
                 self.clear_batch();
                 self.report_durable();
@@ -671,11 +679,10 @@ impl<D: Disk> Committer<D> {
         }
     }
 
-    /// What is safe now: everything that was taken of vhosts of which nothing is left in the batch
-    /// that could not be written.
+    /// What is safe now: everything that was taken of vhosts of which nothing is left in the batch.
     fn report_durable(&mut self) {
-        for vhost in &mut self.vhosts {
-            if vhost.reported < vhost.taken {
+        for (vhost, staged) in self.vhosts.iter_mut().zip(&self.batch) {
+            if staged.records.is_empty() && vhost.reported < vhost.taken {
                 vhost.reported = vhost.taken;
                 vhost.watcher.report(Report::Durable(vhost.taken));
             }
@@ -693,50 +700,99 @@ impl<D: Disk> Committer<D> {
         self.committed = std::mem::take(&mut self.bytes);
     }
 
-    /// There is no room: settles of messages that are in the log go first. Their vhost hears of
-    /// them once everything before them is safe, too.
+    /// There is no room: what frees some goes first. Its vhost hears of it once everything before
+    /// it is safe, too; but for what is late, for which nobody waits.
     fn relieve(&mut self) -> Result<(), StoreError> {
         if !self.is_full {
             self.is_full = true;
             self.report_full();
         }
         let mut relief = Vec::new();
-        for staged in &mut self.batch {
-            let vhost = staged.vhost;
-            let log = &self.log;
-            let records = staged
-                .records
-                .extract_if(.., |record| log.is_relief(vhost, record))
-                .collect::<Vec<_>>();
-            relief.push(Staged { vhost, records });
+        for (vhost, staged) in self.vhosts.iter_mut().zip(&mut self.batch) {
+            vhost.late.take_from(&mut staged.records);
+            relief.push(Staged {
+                vhost: staged.vhost,
+                records: self.log.extract_relief(staged.vhost, &mut staged.records),
+            });
         }
-        if relief.iter().all(|staged| staged.records.is_empty()) {
-            return Ok(());
-        }
-        match self.log.append(&relief) {
-            Ok(()) => {
-                self.log.sync()?;
-                let bytes: u64 = relief.iter().map(|staged| bytes_of(&staged.records)).sum();
-                self.bytes = self.bytes.saturating_sub(bytes);
-                self.shared.staged_bytes.fetch_sub(bytes, Relaxed);
-                for (vhost, staged) in self.vhosts.iter_mut().zip(&self.batch) {
-                    if staged.records.is_empty() && vhost.reported < vhost.taken {
-                        vhost.reported = vhost.taken;
-                        vhost.watcher.report(Report::Durable(vhost.taken));
+        if relief.iter().any(|staged| !staged.records.is_empty()) {
+            match self.log.append(&relief) {
+                Ok(()) => {
+                    self.log.sync()?;
+                    for (vhost, staged) in self.vhosts.iter_mut().zip(&relief) {
+                        vhost.late.forget(&staged.records);
                     }
                 }
-                Ok(())
-            }
-            Err(StoreError::Full) => {
-                // Not even the reserve is left: they wait with the others, in their order.
-                for (staged, relief) in self.batch.iter_mut().zip(&mut relief) {
-                    staged.records.append(&mut relief.records);
-                    staged.records.sort_by_key(|record| record.lsn);
+                Err(StoreError::Full) => {
+                    // Not even the reserve is left: they wait with the others, in their order.
+                    for (staged, relief) in self.batch.iter_mut().zip(&mut relief) {
+                        staged.records.append(&mut relief.records);
+                        staged.records.sort_by_key(|record| record.lsn);
+                    }
                 }
-                Ok(())
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error),
         }
+        let left = self.batch_bytes();
+        let gone = self.bytes.saturating_sub(left);
+        self.shared.staged_bytes.fetch_sub(gone, Relaxed);
+        self.bytes = left;
+        self.report_durable();
+        Ok(())
+    }
+
+    /// While there is hardly room, what is late goes on waiting, and with it what is later of its
+    /// kind; then it goes before that.
+    fn see_to_late(&mut self) {
+        if !self.has_late() {
+            return;
+        }
+        let before = self.batch_bytes();
+        for (vhost, staged) in self.vhosts.iter_mut().zip(&mut self.batch) {
+            if let Some(last) = staged.records.last() {
+                vhost.taken = vhost.taken.max(last.lsn);
+            }
+            if self.is_full {
+                vhost.late.take_from(&mut staged.records);
+            } else {
+                vhost.late.put_before(&mut staged.records);
+            }
+        }
+        let after = self.batch_bytes();
+        let staged_bytes = &self.shared.staged_bytes;
+        staged_bytes.fetch_add(after.saturating_sub(before), Relaxed);
+        staged_bytes.fetch_sub(before.saturating_sub(after), Relaxed);
+        self.report_durable();
+    }
+
+    /// At the end nothing can be late: it may take the last room there is. False if there is none.
+    fn write_late(&mut self) -> Result<bool, StoreError> {
+        if !self.has_late() {
+            return Ok(true);
+        }
+        for (vhost, staged) in self.vhosts.iter_mut().zip(&mut self.batch) {
+            vhost.late.put_before(&mut staged.records);
+        }
+        let written = self.log.append_from_reserve(&self.batch);
+        if written == Err(StoreError::Full) {
+            for (vhost, staged) in self.vhosts.iter_mut().zip(&mut self.batch) {
+                vhost.late.take_from(&mut staged.records);
+            }
+            return Ok(false);
+        }
+        for staged in &mut self.batch {
+            staged.records.clear();
+        }
+        written.map(|()| true)
+    }
+
+    fn has_late(&self) -> bool {
+        self.vhosts.iter().any(|vhost| !vhost.late.is_empty())
+    }
+
+    fn batch_bytes(&self) -> u64 {
+        let parts = self.batch.iter();
+        parts.map(|staged| bytes_of(&staged.records)).sum()
     }
 
     fn report_full(&self) {

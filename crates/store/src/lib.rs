@@ -30,6 +30,7 @@ mod options;
 mod plan;
 mod record;
 mod recovery;
+mod relief;
 mod room;
 mod salvage;
 mod scan;

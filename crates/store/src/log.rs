@@ -25,6 +25,7 @@ use crate::record::{
     BODY_SUM, bodies_of, body_of, kind, kind_of, put_fact, put_runs, put_start, time_octets,
 };
 use crate::recovery::recover;
+use crate::relief;
 use crate::room::{Room, Spare, next, open_spare};
 use crate::segment::{Writer, free_name, log_name, need};
 use crate::state::{Place, Segment, State};
@@ -299,18 +300,25 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Of records of a vhost that wait for room: which may be written before all others, because
-    /// they only free some. They are settles of messages that are in the log already.
-    #[must_use]
-    pub fn is_relief(&self, vhost: VhostNumber, record: &Record) -> bool {
-        let mut shared = lock(&self.shared);
-        match &record.fact {
-            Fact::Settled { queue, seq } => {
-                let queue = shared.state.queue(vhost.0, queue.0);
-                queue.is_some_and(|queue| queue.messages.get(seq.0).is_some())
-            }
-            _ => false,
-        }
+    /// The same for records that are to be there whatever is left then for those who free some.
+    pub(crate) fn append_from_reserve(&mut self, staged: &[Staged]) -> Result<(), StoreError> {
+        self.alive()?;
+        let mut plan = std::mem::take(&mut self.plan);
+        plan.make(staged);
+        plan.is_relief = true;
+        let result = self.write_plan(&plan, staged);
+        self.plan = plan;
+        result
+    }
+
+    /// Takes those records of a vhost out of what waits for room that may be written before the
+    /// others, because they free some or those who do need them.
+    pub(crate) fn extract_relief(
+        &self,
+        vhost: VhostNumber,
+        records: &mut Vec<Record>,
+    ) -> Vec<Record> {
+        relief::extract(&mut lock(&self.shared).state, vhost, records)
     }
 
     /// Notes that a vhost has come so far.

@@ -10,6 +10,7 @@ use leveret_core::record::Fact;
 use crate::format::BATCH;
 use crate::log::Staged;
 use crate::record::{bodies_of, head_bound, normalize};
+use crate::relief::frees;
 use crate::segment::need;
 use crate::state::NumberHasher;
 
@@ -186,12 +187,7 @@ impl Plan {
                     }
                     self.is_relief = false;
                 }
-                Fact::ExchangeDeleted { .. }
-                | Fact::QueueDeleted { .. }
-                | Fact::Unbound(_)
-                | Fact::MayDeliver { .. }
-                | Fact::Retried { .. } => {}
-                _ => self.is_relief = false,
+                fact => self.is_relief &= frees(fact),
             }
             let (head, bodies) = (head_bound(&record.fact), bodies_of(&record.fact));
             self.push(Item::Record(at, index), head, bodies);
