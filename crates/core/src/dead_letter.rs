@@ -47,6 +47,14 @@ const OF_DEATHS_MAX: usize = 10_000;
 /// Deaths that are carried out in one go.
 const BURIED_AT_ONCE: usize = 1_000;
 
+impl Death {
+    /// The record that says that it has left its queue, if that is in the log.
+    fn settled(&self) -> Option<Fact> {
+        let (queue, seq) = self.place?;
+        Some(Fact::Settled { queue, seq })
+    }
+}
+
 impl Reason {
     /// As it stands in `x-death`.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -63,6 +71,8 @@ impl Reason {
 #[derive(Debug)]
 pub(crate) struct Death {
     queue: Arc<str>,
+    /// It was in the queue, and not just turned away.
+    was_in: bool,
     /// Where it is in the log, if it is.
     place: Option<(QueueNumber, Seq)>,
     to: DeadLetterTo,
@@ -109,7 +119,6 @@ impl Vhost {
     /// A message leaves its queue for good, and not because somebody was done with it.
     pub(crate) fn die(&mut self, id: QueueId, entry: Entry, reason: Reason, fx: &mut Effects) {
         self.work += 1;
-        self.note_ending(&entry.message, Ending::Died);
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
@@ -128,6 +137,7 @@ impl Vhost {
             Some(to) => {
                 let death = Death {
                     queue: Arc::clone(&queue.name),
+                    was_in: true,
                     place,
                     to: to.clone(),
                     message: entry.message,
@@ -136,9 +146,8 @@ impl Vhost {
                 self.note_death(death, fx);
             }
             None => {
-                if let Some((queue, seq)) = place {
-                    self.record(Fact::Settled { queue, seq }, fx);
-                }
+                let settled = place.map(|(queue, seq)| Fact::Settled { queue, seq });
+                self.record_ending(&entry.message, Ending::Died, settled, fx);
             }
         }
     }
@@ -157,6 +166,7 @@ impl Vhost {
             fx.note_death(&queue.name, None, reason);
             let death = Death {
                 queue: Arc::clone(&queue.name),
+                was_in: false,
                 place: None,
                 to: to.clone(),
                 message,
@@ -209,19 +219,25 @@ impl Vhost {
             return;
         };
         self.metrics.dead_letters_dropped += 1;
-        if let Some((queue, seq)) = death.place {
-            self.record(Fact::Settled { queue, seq }, fx);
+        let gone = self.facts_of(&death, fx);
+        self.record_all(gone, fx);
+    }
+
+    /// What is recorded of a message that leaves its queue, together with where it goes.
+    fn facts_of(&mut self, death: &Death, fx: &mut Effects) -> Vec<Fact> {
+        let mut facts: Vec<Fact> = death.settled().into_iter().collect();
+        if death.was_in {
+            facts.append(&mut self.noted_of_ending(&death.message, Ending::Died, fx));
         }
+        facts
     }
 
     fn bury_one(&mut self, death: Death, fx: &mut Effects) {
         self.work += 1;
-        let settled = death.place.map(|(queue, seq)| Fact::Settled { queue, seq });
+        let gone = self.facts_of(&death, fx);
         let Some(&exchange) = self.exchange_names.get(&death.to.exchange) else {
             // Dropped in silence, as in RabbitMQ.
-            if let Some(settled) = settled {
-                self.record(settled, fx);
-            }
+            self.record_all(gone, fx);
             return;
         };
         let now_s = self.now.wall.0 / 1_000;
@@ -230,7 +246,7 @@ impl Vhost {
             && let Some(due) = delay::x_delay(&letter.message)
         {
             self.metrics.dead_lettered += 1;
-            self.hold(&Arc::from(""), letter.message, due, settled, fx);
+            self.hold(&Arc::from(""), letter.message, due, gone, fx);
             return;
         }
         let keys: Vec<&str> = letter.keys.iter().map(String::as_str).collect();
@@ -247,8 +263,8 @@ impl Vhost {
         let user = Arc::from("");
         let held = self.hold_on_the_way(&user, &letter.message, &[], fx);
         let queues = std::mem::take(&mut self.router.queues);
-        let leaves_log = settled.is_some();
-        let recorded = self.record_letter(settled, &letter.message, &queues, &held, fx);
+        let leaves_log = death.place.is_some();
+        let recorded = self.record_letter(gone, &letter.message, &queues, &held, fx);
         // What comes from nowhere to which a crash would bring it back is as if it were published.
         let safe = if leaves_log { recorded } else { Lsn(0) };
         for &id in &queues {
@@ -261,7 +277,7 @@ impl Vhost {
     /// One record: out of its queue and into the others, or to where it waits.
     pub(crate) fn record_letter(
         &mut self,
-        settled: Option<Fact>,
+        gone: Vec<Fact>,
         message: &Message,
         queues: &[QueueId],
         held: &[Held],
@@ -269,7 +285,7 @@ impl Vhost {
     ) -> Lsn {
         let published = self.enqueued(queues, message, || Arc::from(""));
         let held = held.iter().filter_map(|held| held.kept.clone());
-        self.record_all(settled.into_iter().chain(published).chain(held), fx)
+        self.record_all(gone.into_iter().chain(published).chain(held), fx)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::input::Outcome;
 use crate::message::Message;
 use crate::queue::index::Entry;
 use crate::schedule::Ending;
-use crate::schedules::note_delivery;
+use crate::schedules::{note_consumed, note_delivery};
 use crate::vhost::{Vhost, scanned};
 
 /// What a delivery that goes back to its queue says about the message.
@@ -114,16 +114,13 @@ impl Vhost {
             let redelivered = entry.deliveries > 0;
             self.metrics.redelivered += u64::from(redelivered);
             let failures = entry.failures;
-            note_delivery(
-                &mut self.news,
-                &entry.message,
-                &consumer.tag,
-                consumer.no_ack,
-            );
+            note_delivery(&mut self.news, &entry.message, &consumer.tag);
             let message = if consumer.no_ack {
                 self.metrics.delivered_auto += 1;
-                if queue.keeps(&entry.message) {
-                    self.lsn = fx.record(self.lsn, queue.settled(entry.seq));
+                let kept = queue.keeps(&entry.message);
+                let settled = kept.then(|| queue.settled(entry.seq));
+                if let Some(fact) = note_consumed(&mut self.news, &entry.message, settled) {
+                    self.lsn = fx.record(self.lsn, fact);
                 }
                 entry.message
             } else {
@@ -199,7 +196,6 @@ impl Vhost {
     ) {
         if outcome == Outcome::Ack {
             self.metrics.acknowledged += 1;
-            self.note_ending(&delivery.entry.message, Ending::Acked);
         } else {
             self.metrics.discarded += 1;
         }
@@ -207,18 +203,21 @@ impl Vhost {
         self.release(key, &delivery);
         if outcome != Outcome::Ack {
             self.die(delivery.queue, delivery.entry, Reason::Rejected, fx);
-        } else if let Some(queue) = self.queues.get_mut(delivery.queue) {
-            let processing_ms = self.now.mono.0.saturating_sub(delivery.at.0);
-            self.metrics.processing_ms += processing_ms;
-            queue.done.acknowledged += 1;
-            queue.done.processing_ms += processing_ms;
-            if let Some(deadlines) = &mut queue.deadlines {
-                deadlines.forget(delivery.entry.seq);
+        } else {
+            let mut settled = None;
+            if let Some(queue) = self.queues.get_mut(delivery.queue) {
+                let processing_ms = self.now.mono.0.saturating_sub(delivery.at.0);
+                self.metrics.processing_ms += processing_ms;
+                queue.done.acknowledged += 1;
+                queue.done.processing_ms += processing_ms;
+                if let Some(deadlines) = &mut queue.deadlines {
+                    deadlines.forget(delivery.entry.seq);
+                }
+                if queue.keeps(&delivery.entry.message) {
+                    settled = Some(queue.settled(delivery.entry.seq));
+                }
             }
-            if queue.keeps(&delivery.entry.message) {
-                let fact = queue.settled(delivery.entry.seq);
-                self.record(fact, fx);
-            }
+            self.record_ending(&delivery.entry.message, Ending::Acked, settled, fx);
         }
         self.wake_held(key, fx);
         if let Some(consumer) = delivery.consumer {
@@ -246,7 +245,7 @@ impl Vhost {
                 consumers.push(consumer);
             }
             if !self.queues.contains_key(delivery.queue) {
-                self.note_ending(&delivery.entry.message, Ending::Removed);
+                self.record_ending(&delivery.entry.message, Ending::Removed, None, fx);
                 continue;
             }
             let wishes = Wishes::of(&delivery.entry.message);

@@ -45,32 +45,32 @@ impl Vhost {
         {
             connection.exclusive.remove(&id);
         }
+        let ready = queue.len();
+        self.work += scanned(ready);
+        let removed = queue.take_all();
+        let noted = self.noted_of_removal(&removed, fx);
         if queue.durable {
-            self.remove(
-                Fact::QueueDeleted {
-                    queue: queue.logged.number,
-                    name: Arc::clone(&queue.name),
-                },
-                fx,
-            );
+            let deleted = Fact::QueueDeleted {
+                queue: queue.logged.number,
+                name: Arc::clone(&queue.name),
+            };
+            self.remove(std::iter::once(deleted).chain(noted), fx);
+        } else {
+            self.record_all(noted, fx);
+        }
+        if !removed.is_empty() {
+            fx.garbage.push(removed);
         }
         fx.swaps.extend(queue.logged.forget_swapped(id));
         for binding in self.bindings.to(Destination::Queue(id)) {
             self.remove_binding(&binding, fx);
         }
-        let ready = queue.len();
         self.metrics.queues_deleted += 1;
         self.metrics.purged += ready as u64;
         fx.events.push(Event::QueueDeleted {
             queue: Arc::clone(&queue.name),
             ready,
         });
-        if ready > 0 {
-            self.work += scanned(ready);
-            let removed = queue.take_all();
-            self.note_removed(&removed);
-            fx.garbage.push(removed);
-        }
     }
 
     /// After a consumer left: an auto-delete queue goes with its last one, others start to expire.
@@ -143,12 +143,8 @@ impl Vhost {
             self.work += 1;
             self.router.topology_changed();
             if exchange.durable {
-                self.remove(
-                    Fact::ExchangeDeleted {
-                        name: Arc::clone(&exchange.name),
-                    },
-                    fx,
-                );
+                let name = Arc::clone(&exchange.name);
+                self.remove([Fact::ExchangeDeleted { name }], fx);
             }
             fx.events.push(Event::ExchangeDeleted {
                 exchange: exchange.name,
@@ -173,7 +169,7 @@ impl Vhost {
         }
         self.work += 1;
         if let Some(fact) = self.binding_fact(binding) {
-            self.remove(Fact::Unbound(fact), fx);
+            self.remove([Fact::Unbound(fact)], fx);
         }
         self.router.topology_changed();
         let source = self.exchanges.get_mut(binding.source)?;

@@ -65,19 +65,20 @@ pub trait Scheduler: fmt::Debug + Send {
 
     /// So many queues have taken the message that it fired. Called before anything else about it. What
     /// is noted because of that is kept together with the notes of the fire.
-    fn routed(&mut self, now: Wall, run: &Run<'_>, queues: usize, deeds: &mut Deeds);
+    fn routed(&mut self, now: Wall, run: &Run<'_>, queues: usize, notes: &mut Vec<Note>);
 
     /// The message that it fired was not published, because its user may not do that any more. What
     /// is wanted because of that is kept together with the notes of the fire.
-    fn refused(&mut self, now: Wall, run: &Run<'_>, _why: Refusal, deeds: &mut Deeds) {
-        self.routed(now, run, 0, deeds);
+    fn refused(&mut self, now: Wall, run: &Run<'_>, _why: Refusal, notes: &mut Vec<Note>) {
+        self.routed(now, run, 0, notes);
     }
 
     /// A copy of a message of its went to a consumer.
-    fn delivered(&mut self, now: Wall, run: &Run<'_>, consumer_tag: &str, deeds: &mut Deeds);
+    fn delivered(&mut self, now: Wall, run: &Run<'_>, consumer_tag: &str);
 
-    /// A copy of a message of its has left its queue.
-    fn settled(&mut self, now: Wall, run: &Run<'_>, ending: Ending, deeds: &mut Deeds);
+    /// A copy of a message of its leaves its queue. What is noted because of that is kept in the record
+    /// that says so. What is to be fired now that it is over is due, [`Scheduler::due`] sees to it.
+    fn settled(&mut self, now: Wall, run: &Run<'_>, ending: Ending, notes: &mut Vec<Note>);
 }
 
 /// What a client says to a scheduler: a message published to `amq.schedule`, or the same by way of

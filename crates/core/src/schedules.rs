@@ -38,10 +38,6 @@ const LOOK_AGAIN_MS: u64 = 20;
 /// Messages that are fired in one go.
 const FIRES_AT_ONCE: usize = 256;
 
-/// Rounds of news and what comes of them in one turn. More come of few only if schedules fire
-/// because of what others fire.
-const ROUNDS_MAX: usize = 8;
-
 /// Messages that are removed at once are looked at one by one if there are no more of them: more
 /// would hold everybody up, and a scheduler has to live with messages it hears nothing of.
 const REMOVED_SEEN_MAX: usize = 100_000;
@@ -51,8 +47,8 @@ const REMOVED_SEEN_MAX: usize = 100_000;
 pub(crate) enum News {
     /// It went to the consumer with this tag.
     Delivered(Message, Box<str>),
-    /// A copy has left its queue.
-    Settled(Message, Ending),
+    /// It went there for good; with the record that says it has left its queue, if there is to be one.
+    Consumed(Message, Option<Fact>),
 }
 
 /// What a user may do in a vhost.
@@ -352,18 +348,18 @@ impl Vhost {
         let queues = std::mem::take(&mut self.router.queues);
         self.metrics.routed += queues.len() as u64;
         let published = self.enqueued(&queues, &message, || user);
-        let mut deeds = Deeds::default();
+        let mut more = Vec::new();
         if let Some(scheduler) = &mut self.scheduler {
             let properties = message.properties();
             if let Some(run) = run_of(&properties) {
                 // One that is held back is somewhere, and goes on from there.
                 let places = queues.len() + held.len();
-                scheduler.routed(self.now.wall, &run, places, &mut deeds);
+                scheduler.routed(self.now.wall, &run, places, &mut more);
             }
         }
         // What it notes about that is in the same record: after a crash a run in two queues is not
-        // to be taken for one in one. It fires nothing because of it.
-        let notes = notes.into_iter().chain(deeds.notes).map(Fact::Noted);
+        // to be taken for one in one.
+        let notes = notes.into_iter().chain(more).map(Fact::Noted);
         let kept = held.iter().filter_map(|held| held.kept.clone());
         let safe = self.record_all(notes.chain(published).chain(kept), fx);
         self.own.add(safe, self.durable, message.memory_bytes());
@@ -391,9 +387,9 @@ impl Vhost {
         self.metrics.schedules_refused += 1;
         let properties = fire.message.properties();
         let run = run_of(&properties);
-        let mut deeds = Deeds::default();
+        let mut notes = fire.notes;
         if let (Some(scheduler), Some(run)) = (&mut self.scheduler, &run) {
-            scheduler.refused(self.now.wall, run, refusal, &mut deeds);
+            scheduler.refused(self.now.wall, run, refusal, &mut notes);
         }
         fx.events.push(Event::FireRefused {
             run: run.map(|run| run.message_id.to_owned()).unwrap_or_default(),
@@ -401,28 +397,51 @@ impl Vhost {
             exchange: fire.message.exchange().to_owned(),
             refusal,
         });
-        let notes = fire.notes.into_iter().chain(deeds.notes);
-        self.record_all(notes.map(Fact::Noted), fx)
+        self.record_all(notes.into_iter().map(Fact::Noted), fx)
     }
 
-    /// A copy of a message has left its queue.
+    /// A copy of a message leaves its queue: what its schedule has to note about that. It belongs into
+    /// the record that says so: after a crash a run is over if, and only if, its message is gone.
     #[inline]
-    pub(crate) fn note_ending(&mut self, message: &Message, ending: Ending) {
+    pub(crate) fn noted_of_ending(
+        &mut self,
+        message: &Message,
+        ending: Ending,
+        fx: &mut Effects,
+    ) -> Vec<Fact> {
         if message.is_fired() {
-            self.news.push(News::Settled(message.clone(), ending));
+            self.tell_scheduler(fx); // that it was delivered comes first
+            self.tell_of_ending(message, ending)
+        } else {
+            Vec::new()
         }
     }
 
-    /// These have been removed from their queue, with whatever else was there.
-    pub(crate) fn note_removed(&mut self, removed: &[Message]) {
+    /// These are being removed from their queue, with whatever else is there.
+    pub(crate) fn noted_of_removal(&mut self, removed: &[Message], fx: &mut Effects) -> Vec<Fact> {
+        let mut noted = Vec::new();
         if self.scheduler.is_some() && removed.len() <= REMOVED_SEEN_MAX {
             for message in removed {
-                self.note_ending(message, Ending::Removed);
+                noted.append(&mut self.noted_of_ending(message, Ending::Removed, fx));
             }
         }
+        noted
     }
 
-    /// Tells the scheduler what became of its messages, and what becomes of that.
+    /// Records that a copy of a message has left its queue, if there is anything to record.
+    #[inline]
+    pub(crate) fn record_ending(
+        &mut self,
+        message: &Message,
+        ending: Ending,
+        settled: Option<Fact>,
+        fx: &mut Effects,
+    ) {
+        let noted = self.noted_of_ending(message, ending, fx);
+        self.record_all(settled.into_iter().chain(noted), fx);
+    }
+
+    /// Tells the scheduler what became of its messages.
     #[inline]
     pub(crate) fn tell_scheduler(&mut self, fx: &mut Effects) {
         if !self.news.is_empty() {
@@ -431,48 +450,60 @@ impl Vhost {
     }
 
     fn tell_all(&mut self, fx: &mut Effects) {
-        for _ in 0..ROUNDS_MAX {
-            let news = std::mem::take(&mut self.news);
-            if news.is_empty() {
-                break;
+        for news in std::mem::take(&mut self.news) {
+            match news {
+                News::Delivered(message, tag) => self.tell_of_delivery(&message, &tag),
+                News::Consumed(message, settled) => {
+                    let noted = self.tell_of_ending(&message, Ending::Acked);
+                    self.record_all(settled.into_iter().chain(noted), fx);
+                }
             }
-            let mut deeds = Deeds::default();
-            for news in news {
-                self.work += 1;
-                self.tell(&news, &mut deeds);
-            }
-            self.carry_out(deeds, fx);
-            self.bury(fx);
         }
-        self.set_schedule_timer();
     }
 
-    fn tell(&mut self, news: &News, deeds: &mut Deeds) {
-        let Some(scheduler) = &mut self.scheduler else {
-            return;
-        };
-        let (News::Delivered(message, _) | News::Settled(message, _)) = news;
-        let properties = message.properties();
-        let Some(run) = run_of(&properties) else {
-            return;
-        };
-        let now = self.now.wall;
-        match news {
-            News::Delivered(_, tag) => scheduler.delivered(now, &run, tag, deeds),
-            News::Settled(_, ending) => scheduler.settled(now, &run, *ending, deeds),
+    fn tell_of_delivery(&mut self, message: &Message, tag: &str) {
+        self.work += 1;
+        if let Some(scheduler) = &mut self.scheduler
+            && let Some(run) = run_of(&message.properties())
+        {
+            scheduler.delivered(self.now.wall, &run, tag);
         }
+    }
+
+    fn tell_of_ending(&mut self, message: &Message, ending: Ending) -> Vec<Fact> {
+        self.work += 1;
+        let mut notes = Vec::new();
+        if let Some(scheduler) = &mut self.scheduler
+            && let Some(run) = run_of(&message.properties())
+        {
+            scheduler.settled(self.now.wall, &run, ending, &mut notes);
+            self.set_schedule_timer(); // another may have waited for it
+        }
+        notes.into_iter().map(Fact::Noted).collect()
     }
 }
 
-/// A message goes to a consumer: `for_good` if nobody will settle it.
+/// A message goes to a consumer.
 #[inline]
-pub(crate) fn note_delivery(news: &mut Vec<News>, message: &Message, tag: &str, for_good: bool) {
+pub(crate) fn note_delivery(news: &mut Vec<News>, message: &Message, tag: &str) {
     if message.is_fired() {
         news.push(News::Delivered(message.clone(), tag.into()));
-        if for_good {
-            news.push(News::Settled(message.clone(), Ending::Acked));
-        }
     }
+}
+
+/// A message has gone to a consumer for good: gives back what there is to be recorded about that, unless
+/// its schedule has to note something in the same record.
+#[inline]
+pub(crate) fn note_consumed(
+    news: &mut Vec<News>,
+    message: &Message,
+    settled: Option<Fact>,
+) -> Option<Fact> {
+    if message.is_fired() {
+        news.push(News::Consumed(message.clone(), settled));
+        return None;
+    }
+    settled
 }
 
 /// What it costs to make and to pass on a message of the broker's own.
@@ -491,13 +522,14 @@ mod tests {
     use super::*;
     use crate::broker::{Limits, Options};
     use crate::ids::{Mono, Now, Wall};
+    use crate::schedule::Note;
 
     /// Has something to do in an hour.
     #[derive(Debug)]
     struct Idle;
 
     impl Scheduler for Idle {
-        fn recover(&mut self, _: Wall, _: Vec<crate::schedule::Note>) -> Result<(), String> {
+        fn recover(&mut self, _: Wall, _: Vec<Note>) -> Result<(), String> {
             Ok(())
         }
         fn order(&mut self, _: Wall, _: &Order<'_>, _: &mut Deeds) -> Result<Vec<u8>, AmqpError> {
@@ -508,9 +540,9 @@ mod tests {
         }
         fn due(&mut self, _: Wall, _: usize, _: &mut Deeds) {}
         fn replan(&mut self, _: Wall) {}
-        fn routed(&mut self, _: Wall, _: &Run<'_>, _: usize, _: &mut Deeds) {}
-        fn delivered(&mut self, _: Wall, _: &Run<'_>, _: &str, _: &mut Deeds) {}
-        fn settled(&mut self, _: Wall, _: &Run<'_>, _: Ending, _: &mut Deeds) {}
+        fn routed(&mut self, _: Wall, _: &Run<'_>, _: usize, _: &mut Vec<Note>) {}
+        fn delivered(&mut self, _: Wall, _: &Run<'_>, _: &str) {}
+        fn settled(&mut self, _: Wall, _: &Run<'_>, _: Ending, _: &mut Vec<Note>) {}
     }
 
     #[test]

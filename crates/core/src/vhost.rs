@@ -546,8 +546,12 @@ impl Vhost {
 
     /// Emits a record of something that is gone from here on and returns its number. Who finds it
     /// gone can rely on that once the record is safe.
-    pub(crate) fn remove(&mut self, fact: Fact, fx: &mut Effects) -> Lsn {
-        self.removed = self.record(fact, fx);
+    pub(crate) fn remove(
+        &mut self,
+        facts: impl IntoIterator<Item = Fact>,
+        fx: &mut Effects,
+    ) -> Lsn {
+        self.removed = self.record_all(facts, fx);
         self.removed
     }
 

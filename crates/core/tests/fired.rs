@@ -47,11 +47,11 @@ impl Scheduler for Echo {
 
     fn replan(&mut self, _now: Wall) {}
 
-    fn routed(&mut self, _now: Wall, _run: &Run<'_>, _queues: usize, _deeds: &mut Deeds) {}
+    fn routed(&mut self, _now: Wall, _run: &Run<'_>, _queues: usize, _notes: &mut Vec<Note>) {}
 
-    fn delivered(&mut self, _now: Wall, _run: &Run<'_>, _tag: &str, _deeds: &mut Deeds) {}
+    fn delivered(&mut self, _now: Wall, _run: &Run<'_>, _tag: &str) {}
 
-    fn settled(&mut self, _now: Wall, _run: &Run<'_>, _ending: Ending, _deeds: &mut Deeds) {}
+    fn settled(&mut self, _now: Wall, _run: &Run<'_>, _ending: Ending, _notes: &mut Vec<Note>) {}
 }
 
 /// Queues `q` with these arguments, `dead` and `queue-dead`; `m` comes to `q` by way of this

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use common::*;
-use leveret_codec::{BasicGet, FieldValue, Properties, QueueDeclare, QueuePurge};
+use leveret_codec::{BasicGet, FieldValue, Properties, QueueDeclare, QueuePurge, TxCommit};
 use leveret_core::log::Recovered;
 use leveret_core::schedule::{Deeds, Ending, Fire, Note, Order, Refusal, Run, Scheduler, Users};
 use leveret_core::{AmqpError, Event, Fact, Input, Lsn, Message, Outcome, Permissions, Wall};
@@ -76,28 +76,28 @@ impl Scheduler for Echo {
         self.heard.send("replan".to_owned()).expect("a test");
     }
 
-    fn routed(&mut self, _now: Wall, _run: &Run<'_>, queues: usize, deeds: &mut Deeds) {
+    fn routed(&mut self, _now: Wall, _run: &Run<'_>, queues: usize, notes: &mut Vec<Note>) {
         self.heard.send(format!("routed {queues}")).expect("a test");
         if queues != 1 {
-            deeds.notes.push(note("routed"));
+            notes.push(note("routed"));
         }
     }
 
-    fn refused(&mut self, _now: Wall, _run: &Run<'_>, why: Refusal, deeds: &mut Deeds) {
+    fn refused(&mut self, _now: Wall, _run: &Run<'_>, why: Refusal, notes: &mut Vec<Note>) {
         self.heard.send(format!("refused {why:?}")).expect("a test");
-        deeds.notes.push(note("refused"));
+        notes.push(note("refused"));
     }
 
-    fn delivered(&mut self, _now: Wall, run: &Run<'_>, tag: &str, deeds: &mut Deeds) {
+    fn delivered(&mut self, _now: Wall, run: &Run<'_>, tag: &str) {
         assert!(run.message_id.starts_with("run/"));
         self.heard.send(format!("delivered {tag}")).expect("a test");
-        deeds.notes.push(note("delivered"));
     }
 
-    fn settled(&mut self, _now: Wall, _run: &Run<'_>, ending: Ending, _deeds: &mut Deeds) {
+    fn settled(&mut self, _now: Wall, _run: &Run<'_>, ending: Ending, notes: &mut Vec<Note>) {
         self.heard
             .send(format!("settled {ending:?}"))
             .expect("a test");
+        notes.push(note("settled"));
     }
 }
 
@@ -395,6 +395,108 @@ fn the_scheduler_hears_what_becomes_of_its_messages() {
     s.order("q", 0, "x");
     s.pass(1);
     assert_eq!(s.heard(), ["routed 0"], "there is no queue any more");
+}
+
+/// Two records would let a crash between them leave a run open for ever, or fire the next one too early.
+#[test]
+fn that_a_message_is_gone_is_in_one_record_with_what_is_noted_of_its_run() {
+    let mut s = Scheduled::new();
+    type Way = fn(&mut Scheduled);
+    let get = |no_ack| BasicGet {
+        queue: short("q"),
+        no_ack,
+        ..BasicGet::default()
+    };
+    let ways: [(&str, Way); 9] = [
+        ("acked", |s| s.t.settle(s.ch, 1, false, Outcome::Ack)),
+        ("rejected", |s| {
+            let outcome = Outcome::Reject { requeue: false };
+            s.t.settle(s.ch, 1, false, outcome);
+        }),
+        ("acked in a transaction", |s| {
+            let ch = s.t.client();
+            s.t.requeue(s.ch, 1);
+            s.t.tx_select(ch);
+            let get = BasicGet {
+                queue: short("q"),
+                ..BasicGet::default()
+            };
+            s.t.method(ch, get);
+            s.t.settle(ch, 1, false, Outcome::Ack);
+            s.t.method(ch, TxCommit {});
+        }),
+        ("consumed", |s| {
+            s.t.requeue(s.ch, 1);
+            s.t.consume_no_ack(s.ch, "q", "c");
+            s.t.cancel(s.ch, "c");
+        }),
+        ("got", |s| {
+            s.t.requeue(s.ch, 1);
+            let get = BasicGet {
+                queue: short("q"),
+                no_ack: true,
+                ..BasicGet::default()
+            };
+            s.t.method(s.ch, get);
+        }),
+        ("dead-lettered", |s| {
+            s.t.requeue(s.ch, 1);
+            s.pass(60_000);
+        }),
+        ("pushed out", |s| {
+            s.t.requeue(s.ch, 1);
+            s.t.publish_persistent(s.ch, "", "q", "1");
+            s.t.publish_persistent(s.ch, "", "q", "2");
+        }),
+        ("purged", |s| {
+            s.t.requeue(s.ch, 1);
+            let purge = QueuePurge {
+                queue: short("q"),
+                ..QueuePurge::default()
+            };
+            s.t.method(s.ch, purge);
+        }),
+        ("deleted", |s| {
+            s.t.requeue(s.ch, 1);
+            s.t.delete_queue(s.ch, "q");
+        }),
+    ];
+    for (name, way) in ways {
+        s.ch = s.t.client();
+        s.t.delete_queue(s.ch, "q");
+        let arguments = [
+            ("x-message-ttl", FieldValue::I32(60_000)),
+            ("x-max-length", FieldValue::I32(2)),
+            ("x-dead-letter-exchange", "".into()),
+            ("x-dead-letter-routing-key", "graves".into()),
+        ];
+        let declare = QueueDeclare {
+            durable: true,
+            arguments: table(arguments),
+            ..queue_declare("q")
+        };
+        s.t.method(s.ch, declare);
+        s.order("q", 0, "x");
+        s.pass(1);
+        s.t.method(s.ch, get(false));
+        s.t.facts();
+        way(&mut s);
+        let is_end = |fact: &Fact| {
+            matches!(
+                fact,
+                Fact::Settled { .. } | Fact::Purged { .. } | Fact::QueueDeleted { .. }
+            )
+        };
+        let noted = Fact::Noted(note("settled"));
+        let facts = s.t.facts();
+        let together = |fact: &Fact| match fact {
+            Fact::Together(facts) => facts.iter().any(is_end) && facts.contains(&noted),
+            _ => false,
+        };
+        let ends = facts.iter().filter(|fact| together(fact)).count();
+        assert_eq!(ends, 1, "{name}: {facts:?}");
+        assert!(!facts.contains(&noted), "{name}: {facts:?}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What becomes of the messages that were fired, as the broker tells it.
 
 use leveret_core::ids::Wall;
-use leveret_core::schedule::{Deeds, Refusal};
+use leveret_core::schedule::{Deeds, Note, Refusal};
 
 use crate::agenda::{Slot, Task};
 use crate::metrics::Counter;
@@ -14,7 +14,7 @@ impl Registry {
         now: Wall,
         message_id: &str,
         queues: usize,
-        deeds: &mut Deeds,
+        notes: &mut Vec<Note>,
     ) {
         let Some((slot, number)) = self.run(message_id) else {
             return;
@@ -25,9 +25,9 @@ impl Registry {
             run.left = count.max(1);
         });
         match queues {
-            0 => self.run_settled(now, message_id, Outcome::Unrouted, deeds),
+            0 => self.run_settled(now, message_id, Outcome::Unrouted, notes),
             1 => {} // what a run is taken for anyway
-            _ => self.keep_run(slot, number, deeds),
+            _ => notes.extend(self.run_note(slot, number)),
         }
     }
 
@@ -36,11 +36,11 @@ impl Registry {
         now: Wall,
         message_id: &str,
         why: Refusal,
-        deeds: &mut Deeds,
+        notes: &mut Vec<Note>,
     ) {
         if let Some((slot, number)) = self.run(message_id) {
             self.change_run(slot, number, |run| run.queues = Some(0));
-            self.run_settled(now, message_id, why.into(), deeds);
+            self.run_settled(now, message_id, why.into(), notes);
         }
     }
 
@@ -61,7 +61,7 @@ impl Registry {
         now: Wall,
         message_id: &str,
         outcome: Outcome,
-        deeds: &mut Deeds,
+        notes: &mut Vec<Note>,
     ) {
         let Some((slot, number)) = self.run(message_id) else {
             return;
@@ -77,7 +77,7 @@ impl Registry {
         let Some(ended) = ended.flatten() else {
             return;
         };
-        self.keep_run(slot, number, deeds);
+        notes.extend(self.run_note(slot, number));
         let Some((acked, took)) = ended else {
             return;
         };
@@ -121,7 +121,7 @@ impl Registry {
         }
         for number in late {
             self.change_run(slot, number, |run| run.alarm = true);
-            self.keep_run(slot, number, deeds);
+            keep(deeds, self.run_note(slot, number));
             self.metrics.add(Counter::alarms, 1);
             if let Some(schedule) = self.schedule_mut(slot) {
                 schedule.past.counts.alarms += 1;
@@ -147,12 +147,10 @@ impl Registry {
         self.schedule_mut(slot)?.past.history.change(number, change)
     }
 
-    fn keep_run(&self, slot: Slot, number: u64, deeds: &mut Deeds) {
-        if let Some(schedule) = self.schedule(slot)
-            && let Some(run) = schedule.past.history.get(number)
-        {
-            let key = run_key(&schedule.definition.name, number);
-            keep(deeds, [note(key, Some(run.encode()))]);
-        }
+    fn run_note(&self, slot: Slot, number: u64) -> Option<Note> {
+        let schedule = self.schedule(slot)?;
+        let run = schedule.past.history.get(number)?;
+        let key = run_key(&schedule.definition.name, number);
+        Some(note(key, Some(run.encode())))
     }
 }

@@ -408,20 +408,20 @@ impl Scheduler for Registry {
         described.take(max).collect()
     }
 
-    fn routed(&mut self, now: Wall, run: &RunName<'_>, queues: usize, deeds: &mut Deeds) {
-        self.run_routed(now, run.message_id, queues, deeds);
+    fn routed(&mut self, now: Wall, run: &RunName<'_>, queues: usize, notes: &mut Vec<Note>) {
+        self.run_routed(now, run.message_id, queues, notes);
     }
 
-    fn refused(&mut self, now: Wall, run: &RunName<'_>, why: Refusal, deeds: &mut Deeds) {
-        self.run_refused(now, run.message_id, why, deeds);
+    fn refused(&mut self, now: Wall, run: &RunName<'_>, why: Refusal, notes: &mut Vec<Note>) {
+        self.run_refused(now, run.message_id, why, notes);
     }
 
-    fn delivered(&mut self, now: Wall, run: &RunName<'_>, consumer_tag: &str, _deeds: &mut Deeds) {
+    fn delivered(&mut self, now: Wall, run: &RunName<'_>, consumer_tag: &str) {
         self.run_delivered(now, run.message_id, consumer_tag);
     }
 
-    fn settled(&mut self, now: Wall, run: &RunName<'_>, ending: Ending, deeds: &mut Deeds) {
-        self.run_settled(now, run.message_id, ending.into(), deeds);
+    fn settled(&mut self, now: Wall, run: &RunName<'_>, ending: Ending, notes: &mut Vec<Note>) {
+        self.run_settled(now, run.message_id, ending.into(), notes);
     }
 }
 

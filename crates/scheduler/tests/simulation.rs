@@ -257,12 +257,11 @@ impl Life {
             });
             // Some of it is told to the registry, some of it is not: that must not matter.
             if self.dice.below(2) == 0 {
-                let mut deeds = Deeds::default();
+                let mut notes = Vec::new();
                 let run = Run { message_id: &id };
-                self.registry.routed(self.now, &run, 0, &mut deeds);
-                assert!(deeds.fires.is_empty());
+                self.registry.routed(self.now, &run, 0, &mut notes);
                 self.log.push(Entry {
-                    notes: deeds.notes,
+                    notes,
                     fired: None,
                     models: self.models.clone(),
                 });

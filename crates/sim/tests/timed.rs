@@ -107,7 +107,7 @@ fn a_run_is_replayed_from_its_seed() {
 fn mistakes_are_noticed() {
     let mut unnoticed = Vec::new();
     for mistake in Mistake::ALL {
-        let everywhere = mistake == Mistake::TwoRecords;
+        let everywhere = matches!(mistake, Mistake::TwoRecords | Mistake::SettledApart);
         let seeds = if everywhere { 3 } else { 100 };
         let fails = |seed: &u64| {
             let (seed, mistake) = (*seed, Some(mistake));

@@ -161,7 +161,7 @@ impl Vhost {
         user: &Arc<str>,
         message: Message,
         due: Due,
-        happened: Option<Fact>,
+        happened: impl IntoIterator<Item = Fact>,
         fx: &mut Effects,
     ) -> Lsn {
         let held = self.hold_back(user, message, due, fx);

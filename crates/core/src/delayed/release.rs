@@ -74,6 +74,7 @@ impl Vhost {
         self.work += work_of(&message);
         self.metrics.delayed_released += 1;
         let settled = self.no_longer_delayed(place, &message);
+        let mut gone: Vec<Fact> = settled.into_iter().collect();
         let exchange = self.exchange_names.get(message.exchange()).copied();
         let waited_here = exchange.and_then(|id| self.exchanges.get(id));
         let (message, copies) = as_published(message, waited_here.is_some_and(|x| x.delays));
@@ -87,13 +88,13 @@ impl Vhost {
         }
         if self.router.queues.is_empty() && self.router.delaying.is_empty() {
             self.metrics.unroutable_dropped += 1;
-            self.note_ending(&message, Ending::Died);
+            gone.append(&mut self.noted_of_ending(&message, Ending::Died, fx));
         }
         self.refuse_overflow(&message, fx);
         let held = self.hold_on_the_way(&Arc::from(""), &message, &copies, fx);
         let queues = std::mem::take(&mut self.router.queues);
         self.metrics.routed += queues.len() as u64;
-        let safe = self.record_letter(settled, &message, &queues, &held, fx);
+        let safe = self.record_letter(gone, &message, &queues, &held, fx);
         if message.is_persistent() {
             self.own.add(safe, self.durable, message.memory_bytes());
         }

@@ -19,7 +19,7 @@ use crate::method::publish::REPLY_TO;
 use crate::method::queue::count;
 use crate::permission::Access;
 use crate::queue::Queue;
-use crate::schedules::note_delivery;
+use crate::schedules::{note_consumed, note_delivery};
 use crate::vhost::Vhost;
 
 /// What a scheduler is told of a message that was fetched, in place of a consumer tag.
@@ -281,12 +281,12 @@ impl Vhost {
         self.metrics.redelivered += u64::from(redelivered);
         let delivery_tag = channel.next_tag();
         let message_count = count(queue.index.len());
-        note_delivery(&mut self.news, &entry.message, GET_TAG, m.no_ack);
+        note_delivery(&mut self.news, &entry.message, GET_TAG);
         let message = queue.shown(entry.message.clone(), entry.failures);
         if m.no_ack {
             self.metrics.got_auto += 1;
-            if queue.keeps(&message) {
-                let fact = queue.settled(entry.seq);
+            let settled = queue.keeps(&message).then(|| queue.settled(entry.seq));
+            if let Some(fact) = note_consumed(&mut self.news, &entry.message, settled) {
                 self.record(fact, fx);
             }
         } else {

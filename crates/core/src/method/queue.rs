@@ -277,7 +277,7 @@ impl Vhost {
         self.work += scanned(removed.len());
         let message_count = count(ready);
         self.metrics.purged += ready as u64;
-        self.note_removed(&removed);
+        let noted = self.noted_of_removal(&removed, fx);
         if !removed.is_empty() {
             fx.garbage.push(removed);
         }
@@ -287,7 +287,9 @@ impl Vhost {
                 queue: number,
                 places,
             };
-            due = self.remove(fact, fx);
+            due = self.remove(std::iter::once(fact).chain(noted), fx);
+        } else {
+            self.record_all(noted, fx);
         }
         self.wake_getters(id);
         if !m.no_wait {

@@ -190,31 +190,38 @@ impl Desk {
     }
 
     pub fn routed(&mut self, id: &str, queues: usize) {
-        let mut deeds = Deeds::default();
+        let mut notes = Vec::new();
         self.registry
-            .routed(self.now, &Run { message_id: id }, queues, &mut deeds);
-        self.carry_out(deeds);
+            .routed(self.now, &Run { message_id: id }, queues, &mut notes);
+        self.carry_out(Deeds {
+            notes,
+            ..Deeds::default()
+        });
     }
 
     pub fn refused(&mut self, id: &str, why: Refusal) {
-        let mut deeds = Deeds::default();
+        let mut notes = Vec::new();
         self.registry
-            .refused(self.now, &Run { message_id: id }, why, &mut deeds);
-        self.carry_out(deeds);
+            .refused(self.now, &Run { message_id: id }, why, &mut notes);
+        self.carry_out(Deeds {
+            notes,
+            ..Deeds::default()
+        });
     }
 
     pub fn delivered(&mut self, id: &str, tag: &str) {
-        let mut deeds = Deeds::default();
         self.registry
-            .delivered(self.now, &Run { message_id: id }, tag, &mut deeds);
-        self.carry_out(deeds);
+            .delivered(self.now, &Run { message_id: id }, tag);
     }
 
     pub fn settled(&mut self, id: &str, ending: Ending) {
-        let mut deeds = Deeds::default();
+        let mut notes = Vec::new();
         self.registry
-            .settled(self.now, &Run { message_id: id }, ending, &mut deeds);
-        self.carry_out(deeds);
+            .settled(self.now, &Run { message_id: id }, ending, &mut notes);
+        self.carry_out(Deeds {
+            notes,
+            ..Deeds::default()
+        });
     }
 }
 

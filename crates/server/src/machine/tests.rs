@@ -70,9 +70,9 @@ impl Scheduler for Secretary {
 
     fn due(&mut self, _: Wall, _: usize, _: &mut Deeds) {}
     fn replan(&mut self, _: Wall) {}
-    fn routed(&mut self, _: Wall, _: &Run<'_>, _: usize, _: &mut Deeds) {}
-    fn delivered(&mut self, _: Wall, _: &Run<'_>, _: &str, _: &mut Deeds) {}
-    fn settled(&mut self, _: Wall, _: &Run<'_>, _: Ending, _: &mut Deeds) {}
+    fn routed(&mut self, _: Wall, _: &Run<'_>, _: usize, _: &mut Vec<Note>) {}
+    fn delivered(&mut self, _: Wall, _: &Run<'_>, _: &str) {}
+    fn settled(&mut self, _: Wall, _: &Run<'_>, _: Ending, _: &mut Vec<Note>) {}
 }
 
 /// A machine and its connections, run turn by turn.

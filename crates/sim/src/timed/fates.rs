@@ -250,7 +250,13 @@ impl Model {
     }
 
     /// One fact of a record. Says whether a schedule has fired a message with it.
-    pub(super) fn heard(&mut self, lsn: Lsn, fact: &Fact) -> Result<Option<String>, Wrong> {
+    /// `noted` if the record also says what a schedule has noted.
+    pub(super) fn heard(
+        &mut self,
+        lsn: Lsn,
+        fact: &Fact,
+        noted: bool,
+    ) -> Result<Option<String>, Wrong> {
         match fact {
             Fact::QueueDeclared { name, .. } => {
                 let number = QueueNumber(lsn.0);
@@ -261,15 +267,16 @@ impl Model {
             } => return self.published(lsn, message, places),
             Fact::Settled { queue, seq } => {
                 if let Some((queue, key)) = self.places.keys.get(&(*queue, *seq)).cloned() {
-                    let settled = self
-                        .copy(queue, &key)
-                        .and_then(|copy| copy.settled.as_mut());
-                    let Some(settled) = settled else {
+                    let copy = self.copy(queue, &key);
+                    let Some((copy, (_, ack))) = copy.and_then(|copy| {
+                        let settled = copy.settled?;
+                        Some((copy, settled))
+                    }) else {
                         return Err(format!(
                             "{key} leaves queue {queue}, and nobody wanted that"
                         ));
                     };
-                    settled.0 = lsn;
+                    (copy.settled, copy.noted) = (Some((lsn, ack)), noted);
                 }
             }
             Fact::Retried { queue, retries } => {

@@ -14,6 +14,8 @@ use leveret_scheduler::Registry;
 pub enum Mistake {
     /// A message that is fired and the note about it are two records, written one after the other.
     TwoRecords,
+    /// That a message has left its queue and what its schedule notes about that are two records.
+    SettledApart,
     /// Every now and then the note about a message that is fired is not written.
     ForgetsNote,
     /// Schedules fire 2 ms early.
@@ -46,8 +48,9 @@ pub enum Mistake {
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::TwoRecords,
+        Self::SettledApart,
         Self::ForgetsNote,
         Self::FiresEarly,
         Self::IgnoresPause,
@@ -66,28 +69,21 @@ impl Mistake {
 
     /// The records as this broker has them written: one batch after the other.
     pub(super) fn spoil(mistake: Option<Self>, records: Vec<Record>) -> Vec<Vec<Record>> {
-        let is_fire = |facts: &[Fact]| {
-            let noted = facts.iter().any(|fact| matches!(fact, Fact::Noted(_)));
-            let published = |fact: &Fact| matches!(fact, Fact::Published { .. });
-            noted && facts.iter().any(published)
-        };
         let mut batch = Vec::new();
         let mut batches = Vec::new();
         for mut record in records {
             let lsn = record.lsn;
             if let Fact::Together(facts) = &mut record.fact {
-                match mistake {
-                    Some(Self::TwoRecords) if is_fire(facts) => {
-                        let (published, notes) = std::mem::take(facts)
-                            .into_iter()
-                            .partition(|fact| matches!(fact, Fact::Published { .. }));
-                        for facts in [published, notes] {
-                            let fact = Fact::Together(facts);
-                            batch.push(Record { lsn, fact });
-                            batches.push(std::mem::take(&mut batch));
-                        }
-                        continue;
+                if let Some(is_first) = Self::part(mistake, facts) {
+                    let (first, second) = std::mem::take(facts).into_iter().partition(is_first);
+                    for facts in [first, second] {
+                        let fact = Fact::Together(facts);
+                        batch.push(Record { lsn, fact });
+                        batches.push(std::mem::take(&mut batch));
                     }
+                    continue;
+                }
+                match mistake {
                     Some(Self::ForgetsNote) if is_fire(facts) && lsn.0 % 5 == 0 => {
                         facts.retain(|fact| !matches!(fact, Fact::Noted(_)));
                     }
@@ -111,6 +107,19 @@ impl Mistake {
         }
         batches.push(batch);
         batches
+    }
+
+    /// What comes first of a record that is written in two pieces.
+    fn part(mistake: Option<Self>, facts: &[Fact]) -> Option<fn(&Fact) -> bool> {
+        match mistake {
+            Some(Self::TwoRecords) if is_fire(facts) => {
+                Some(|fact| matches!(fact, Fact::Published { .. }))
+            }
+            Some(Self::SettledApart) if is_ending(facts) => {
+                Some(|fact| !matches!(fact, Fact::Noted(_)))
+            }
+            _ => None,
+        }
     }
 
     /// The answer of the log as this broker gets it.
@@ -222,21 +231,37 @@ impl Scheduler for Mistaken {
         self.registry.replan(now);
     }
 
-    fn routed(&mut self, now: Wall, run: &Run<'_>, queues: usize, deeds: &mut Deeds) {
-        self.registry.routed(now, run, queues, deeds);
+    fn routed(&mut self, now: Wall, run: &Run<'_>, queues: usize, notes: &mut Vec<Note>) {
+        self.registry.routed(now, run, queues, notes);
     }
 
-    fn refused(&mut self, now: Wall, run: &Run<'_>, why: Refusal, deeds: &mut Deeds) {
-        self.registry.refused(now, run, why, deeds);
+    fn refused(&mut self, now: Wall, run: &Run<'_>, why: Refusal, notes: &mut Vec<Note>) {
+        self.registry.refused(now, run, why, notes);
     }
 
-    fn delivered(&mut self, now: Wall, run: &Run<'_>, consumer_tag: &str, deeds: &mut Deeds) {
-        self.registry.delivered(now, run, consumer_tag, deeds);
+    fn delivered(&mut self, now: Wall, run: &Run<'_>, consumer_tag: &str) {
+        self.registry.delivered(now, run, consumer_tag);
     }
 
-    fn settled(&mut self, now: Wall, run: &Run<'_>, ending: Ending, deeds: &mut Deeds) {
-        self.registry.settled(now, run, ending, deeds);
+    fn settled(&mut self, now: Wall, run: &Run<'_>, ending: Ending, notes: &mut Vec<Note>) {
+        self.registry.settled(now, run, ending, notes);
     }
+}
+
+/// A message is published, and its schedule notes that.
+fn is_fire(facts: &[Fact]) -> bool {
+    let published = |fact: &Fact| matches!(fact, Fact::Published { .. });
+    has_notes(facts) && facts.iter().any(published) && !is_ending(facts)
+}
+
+/// A message has left its queue, and its schedule notes that.
+fn is_ending(facts: &[Fact]) -> bool {
+    let settled = |fact: &Fact| matches!(fact, Fact::Settled { .. });
+    has_notes(facts) && facts.iter().any(settled)
+}
+
+fn has_notes(facts: &[Fact]) -> bool {
+    facts.iter().any(|fact| matches!(fact, Fact::Noted(_)))
 }
 
 fn is_letter(fact: &Fact) -> bool {

@@ -68,6 +68,8 @@ pub struct Copy {
     pub holder: Option<ConnectionId>,
     /// The record that says it is settled, and whether by an ack.
     pub settled: Option<(Lsn, bool)>,
+    /// That record also says what its schedule notes about that.
+    pub noted: bool,
     /// When it was settled last.
     pub settled_step: Option<u64>,
     /// It was settled, and nobody knows whether that survived.
@@ -256,9 +258,10 @@ impl Model {
             Fact::Together(facts) => &facts[..],
             fact => std::slice::from_ref(fact),
         };
+        let noted = facts.iter().any(|fact| matches!(fact, Fact::Noted(_)));
         let mut fires = 0;
         for fact in facts {
-            let Some(id) = self.heard(record.lsn, fact)? else {
+            let Some(id) = self.heard(record.lsn, fact, noted)? else {
                 continue;
             };
             let done = Done {
@@ -340,10 +343,7 @@ impl Model {
             }
             let is_open = |run: &&Fired| {
                 let young = done.wall < run.done.wall + OVERLAP_TIMEOUT;
-                // A settle and what a schedule notes about it are two records: of a copy that comes
-                // again after a crash the schedule may know already that it was settled.
-                let sure = run.copies.values().all(|copy| !copy.unsure);
-                young && run.persistent && sure && run.copies.values().any(Copy::is_open)
+                young && run.persistent && run.copies.values().any(Copy::is_open)
             };
             if schedule.plan.overlap != Overlap::Allow
                 && persistent
@@ -550,9 +550,14 @@ impl Model {
         let forget = |copy: &mut Copy, name: &str| {
             copy.holder = None;
             copy.past.recovered(last, wall, passed_us);
+            if copy.noted {
+                // It is over, and its schedule knows it; or both are not so.
+                if copy.settled.is_some_and(|(lsn, _)| lsn > last) {
+                    (copy.settled, copy.settled_step, copy.noted) = (None, None, false);
+                }
+                return;
+            }
             if died.contains(name) {
-                // What its schedule noted about that is another record.
-                copy.unsure |= copy.settled.is_some_and(|(lsn, _)| lsn > safe);
                 return;
             }
             copy.unsure |= copy
