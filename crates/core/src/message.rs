@@ -102,8 +102,9 @@ impl Message {
         sound.then(|| (Self(Arc::from(block)), properties))
     }
 
-    /// A message of the broker's own. Exchange and key are cut as in [`Message::build`].
-    pub(crate) fn of(exchange: &str, key: &str, properties: &Properties, body: &[u8]) -> Self {
+    /// A message of nobody's frames. Exchange and key are cut as in [`Message::build`].
+    #[must_use]
+    pub fn of(exchange: &str, key: &str, properties: &Properties, body: &[u8]) -> Self {
         Self::marked(0, exchange, key, properties, body)
     }
 

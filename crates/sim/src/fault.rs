@@ -654,14 +654,7 @@ fn count_once_more(message: &Message) -> Message {
         }
         headers.insert("x-death", FieldValue::Array(deaths));
     }
-    let (key, body) = (message.routing_key(), message.body());
-    put_together(
-        message.exchange(),
-        key,
-        &properties,
-        body,
-        message.priority(),
-    )
+    message.with_properties(&properties)
 }
 
 fn effects() -> Effects {

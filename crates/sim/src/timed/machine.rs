@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use leveret_codec::{
-    BasicConsume, BasicQos, ChannelOpen, ConfirmSelect, ContentHeader, ExchangeDeclare, FieldTable,
-    FieldValue, Method, Properties, PropertySummary, QueueBind, QueueDeclare, RawTable, ShortStr,
+    BasicConsume, BasicQos, ChannelOpen, ConfirmSelect, ExchangeDeclare, FieldTable, FieldValue,
+    Method, Properties, QueueBind, QueueDeclare, RawTable, ShortStr,
 };
 use leveret_core::log::Fetch;
 use leveret_core::{
@@ -855,19 +855,7 @@ pub fn message(
         message_id: id.map(|id| id.to_owned().into()),
         ..Properties::default()
     };
-    let mut raw = Vec::new();
-    let flags = properties.encode(&mut raw);
-    let header = ContentHeader {
-        class_id: 60,
-        body_size: body.len() as u64,
-        flags,
-        raw: &raw,
-        summary: PropertySummary {
-            delivery_mode: properties.delivery_mode.unwrap_or_default(),
-            priority: 0,
-        },
-    };
-    Message::build(&mut Vec::new(), exchange, key, &header, body)
+    Message::of(exchange, key, &properties, body)
 }
 
 fn short_fact(fact: &leveret_core::Fact) -> String {
