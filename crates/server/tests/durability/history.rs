@@ -1,7 +1,6 @@
 //! What clients did and saw, over all runs of the broker, and what must follow from it.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
 
 use crate::dice::Dice;
 
@@ -16,9 +15,6 @@ pub(crate) const OUT: usize = 5;
 /// one with transactions.
 pub(crate) const TX: usize = 4;
 pub(crate) const PUBLISHERS: usize = 5;
-
-/// An ack that was settled so long before a kill is on the disk, whatever else happens.
-const SETTLED_AFTER: Duration = Duration::from_millis(200);
 
 const SEEN: u8 = 1;
 const ACKED: u8 = 1 << 1;
@@ -81,8 +77,8 @@ pub(crate) struct History {
     run: u32,
     /// The highest number seen first, by queue and publisher.
     first_seen: [[Option<usize>; PUBLISHERS]; 6],
-    /// Settled acks of this run, each with when that was known.
-    settled: Vec<(Instant, Vec<(usize, Id)>)>,
+    /// Settled acks of this run.
+    settled: Vec<Vec<(usize, Id)>>,
     /// So many of them are on the disk: something later was confirmed.
     settled_safe: usize,
     pub(crate) figures: Figures,
@@ -96,7 +92,7 @@ pub(crate) struct Figures {
     pub(crate) redelivered: usize,
     pub(crate) acked: usize,
     pub(crate) settled_by_confirm: usize,
-    pub(crate) settled_by_time: usize,
+    pub(crate) settled_alone: usize,
     pub(crate) committed: usize,
     pub(crate) rolled_back: usize,
     pub(crate) moved: usize,
@@ -192,7 +188,7 @@ impl History {
     /// Something was answered that was asked for after these acks.
     pub(crate) fn settled(&mut self, acks: Vec<(usize, Id)>) {
         if !acks.is_empty() {
-            self.settled.push((Instant::now(), acks));
+            self.settled.push(acks);
         }
     }
 
@@ -204,17 +200,17 @@ impl History {
         self.figures.moved += ids.len();
     }
 
-    /// The broker was killed, at this moment.
-    pub(crate) fn killed(&mut self, at: Instant) {
-        for (number, (when, acks)) in self.settled.drain(..).enumerate() {
-            let by_confirm = number < self.settled_safe;
-            let by_time = at.saturating_duration_since(when) > SETTLED_AFTER;
+    /// The broker was killed.
+    pub(crate) fn killed(&mut self) {
+        for (number, acks) in self.settled.drain(..).enumerate() {
+            // Of the others nobody was told that they are on the disk.
+            let is_safe = number < self.settled_safe;
             for (queue, id) in acks {
-                if by_confirm || by_time {
+                if is_safe {
                     self.messages[id.0][id.1].copies[queue] |= SETTLED;
                 }
-                self.figures.settled_by_confirm += usize::from(by_confirm);
-                self.figures.settled_by_time += usize::from(by_time && !by_confirm);
+                self.figures.settled_by_confirm += usize::from(is_safe);
+                self.figures.settled_alone += usize::from(!is_safe);
             }
         }
         self.settled_safe = 0;

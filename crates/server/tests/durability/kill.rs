@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::AtomicI64;
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use leveret_codec::{BasicAck, BasicConsume, Method};
 
@@ -117,7 +117,7 @@ fn run(
     let trigger = Trigger {
         pid: process.pid(),
         left: AtomicI64::new(events as i64),
-        at: OnceLock::new(),
+        is_pulled: AtomicBool::new(false),
     };
     let stage = Stage {
         address: process.address(),
@@ -131,7 +131,8 @@ fn run(
             let dice = Dice::new(dice.any());
             scope.spawn(move || {
                 let error = client(dice).expect_err("it goes on until the end");
-                assert!(stage.trigger.at.get().is_some(), "before the kill: {error}");
+                let is_killed = stage.trigger.is_pulled.load(Ordering::Relaxed);
+                assert!(is_killed, "before the kill: {error}");
             });
         };
         for number in 0..4 {
@@ -146,8 +147,7 @@ fn run(
     });
     let (code, lines) = process.wait();
     assert_eq!(code, None, "it was killed: {lines:#?}");
-    let at = *stage.trigger.at.get().unwrap();
-    history.lock().unwrap().killed(at);
+    history.lock().unwrap().killed();
 }
 
 /// Kills it after something in its folder has changed, or a little later, or at once.

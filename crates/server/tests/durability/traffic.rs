@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, OnceLock};
-use std::time::Instant;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use leveret_codec::{
     BasicAck, BasicConsume, BasicNack, BasicQos, ChannelClose, ConfirmSelect, Method, QueueDelete,
@@ -22,14 +21,14 @@ use crate::link::{How, Link, bind, durable_queue, existing_queue};
 pub(crate) struct Trigger {
     pub(crate) pid: Pid,
     pub(crate) left: AtomicI64,
-    pub(crate) at: OnceLock<Instant>,
+    pub(crate) is_pulled: AtomicBool,
 }
 
 impl Trigger {
     /// Something was confirmed, delivered, declared.
     fn event(&self) {
         if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.at.set(Instant::now()).unwrap();
+            self.is_pulled.store(true, Ordering::Relaxed);
             kill_process(self.pid, Signal::KILL).unwrap();
         }
     }
