@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::delayed::Ordered;
+use crate::delayed::{LookUp, Ordered, Waiter};
 use crate::effect::Effects;
 use crate::error::AmqpError;
 use crate::ids::{ConnectionId, Lsn, Mono, Now, QueueId};
@@ -221,7 +221,8 @@ impl Broker {
     }
 
     /// Obeys an order to the scheduler or about delayed messages, as if a user with these rights had
-    /// published it to `amq.schedule`.
+    /// published it to `amq.schedule`. Whoever is told [`Ordered::Later`] waits from then on, until
+    /// there is an answer or [`Broker::stop_waiting`] is called for him.
     ///
     /// # Errors
     /// What to tell the user. Nothing has changed then.
@@ -237,8 +238,23 @@ impl Broker {
         self.vhost.fold(fx);
         self.vhost.may_order(user, permissions)?;
         let answer = self.vhost.order(user, permissions, order, fx);
+        if let Ok(Ordered::Later(number)) = answer {
+            self.vhost.wait_for(number, Waiter::Order, fx);
+        }
         self.vhost.end_turn(fx);
         answer
+    }
+
+    /// The message that was looked for last, if that has come to an end in this very moment: orders
+    /// that wait for it are to be given again, in the turn of [`Input::Fetched`].
+    #[must_use]
+    pub fn looked_up(&self) -> Option<LookUp> {
+        self.vhost.looked_up()
+    }
+
+    /// Whoever gave an order that waits for this does not any more.
+    pub fn stop_waiting(&mut self, number: LookUp) {
+        self.vhost.stop_waiting(number, Waiter::Order);
     }
 
     /// The last record that is known to be safe.

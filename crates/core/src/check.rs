@@ -324,7 +324,9 @@ impl Vhost {
             assert_eq!(channel.confirming, awaiting.contains(&key));
             if let Some(parked) = &channel.parked {
                 let waits = self.awaiting_log.contains(key)
-                    || self.delayed.looking.waiting.contains(&key)
+                    || parked
+                        .looks_for
+                        .is_some_and(|number| self.delayed.looking.has_waiting(number, key))
                     || self
                         .queues
                         .values()

@@ -55,7 +55,7 @@ mod value;
 mod vhost;
 
 pub use broker::{Broker, Limits, Options, Totals};
-pub use delayed::Ordered;
+pub use delayed::{LookUp, Ordered};
 pub use effect::{Died, Effects, Outbound};
 pub use error::{AmqpError, ReplyCode, Scope};
 pub use event::Event;

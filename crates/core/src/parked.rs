@@ -11,6 +11,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use leveret_codec::{ConnectionCloseOk, Method};
 
 use crate::connection::{Origin, Slot};
+use crate::delayed::{LookUp, Waiter};
 use crate::effect::{Effects, Outbound};
 use crate::ids::{ChannelKey, ConnectionId, Lsn, QueueId};
 use crate::input::Command;
@@ -31,6 +32,8 @@ pub(crate) struct Parked {
     commands: VecDeque<Command>,
     /// What the commands hold, in octets.
     pub(crate) bytes: usize,
+    /// It waits for a delayed message that is looked for.
+    pub(crate) looks_for: Option<LookUp>,
 }
 
 impl Parked {
@@ -115,6 +118,25 @@ impl Vhost {
         if let Some(queue) = self.queues.get_mut(id) {
             queue.logged.waiting.push(from.key);
             self.park_with(from, command);
+        }
+    }
+
+    /// The command has to wait until a delayed message is found or not; it comes first then.
+    pub(crate) fn park_for_look_up(
+        &mut self,
+        from: Origin,
+        number: LookUp,
+        command: Command,
+        fx: &mut Effects,
+    ) {
+        self.park_with(from, command);
+        if let Some(channel) = self.channels.get_mut(from.key)
+            && let Some(parked) = &mut channel.parked
+        {
+            parked.looks_for = Some(number);
+            self.wait_for(number, Waiter::Channel(from.key), fx);
+        } else {
+            self.drop_unwanted(number);
         }
     }
 
@@ -209,6 +231,9 @@ impl Vhost {
             connection.parked -= 1;
             connection.parked_bytes -= parked.bytes;
         }
+        if let Some(number) = parked.looks_for {
+            self.stop_waiting(number, Waiter::Channel(key));
+        }
         for reply in parked.replies {
             fx.send(id, reply);
         }
@@ -266,7 +291,10 @@ impl Vhost {
     }
 
     /// A channel has ended while it waited.
-    pub(crate) fn forget_parked(&mut self, id: ConnectionId, parked: &Parked) {
+    pub(crate) fn forget_parked(&mut self, id: ConnectionId, key: ChannelKey, parked: &Parked) {
+        if let Some(number) = parked.looks_for {
+            self.stop_waiting(number, Waiter::Channel(key));
+        }
         if let Some(connection) = self.connections.get_mut(id) {
             connection.parked -= 1;
             connection.parked_bytes -= parked.bytes;

@@ -145,16 +145,18 @@ impl Vhost {
         let (answer, safe) = match self.order(&user, &permissions, message, fx)? {
             Ordered::Done(answer, safe) => (answer, safe),
             // It would wait for ever: nobody hears the answer, and it was not confirmed.
-            Ordered::Later if is_gone => return Ok(()),
-            Ordered::Later => {
+            Ordered::Later(number) if is_gone => {
+                self.drop_unwanted(number);
+                return Ok(());
+            }
+            Ordered::Later(number) => {
                 self.metrics.published -= 1; // it comes once more
-                self.delayed.looking.waiting.push(from.key);
                 let command = Command::Publish {
                     channel: from.number,
                     mandatory: false,
                     message: message.clone(),
                 };
-                self.park_with(from, command);
+                self.park_for_look_up(from, number, command, fx);
                 return Ok(());
             }
         };

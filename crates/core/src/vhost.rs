@@ -162,7 +162,7 @@ impl Vhost {
             awaiting_log: AwaitingLog::default(),
             getters: Vec::new(),
             deaths: Burials::default(),
-            delayed: Delayed::default(),
+            delayed: Delayed::new(hash_seed),
             scheduler: None,
             schedule_timer: None,
             users: None,
@@ -281,7 +281,7 @@ impl Vhost {
             self.timers.cancel(timer);
         }
         if let Some(parked) = channel.parked.take() {
-            self.forget_parked(channel.connection, &parked);
+            self.forget_parked(channel.connection, key, &parked);
         }
         if let Some(connection) = self.connections.get_mut(channel.connection) {
             connection.set_channel(channel.number, slot);

@@ -875,3 +875,128 @@ fn the_time_of_a_delayed_message_starts_when_it_enters_its_queue() {
         assert_eq!(t.broker.totals().ready, 0);
     }
 }
+
+fn ask(t: &mut BrokerTest, on: Chan, action: &str, id: &str) {
+    let order = message_with("amq.schedule", "", about(action, id, &[]), "");
+    t.publish_with(on, order, false);
+}
+
+/// The id of the last of those that wait, as a list shows it.
+fn last_listed(t: &mut BrokerTest) -> String {
+    let all = [("x-delayed-limit", FieldValue::I32(1_000))];
+    let list = message_with("amq.schedule", "", about("list", "", &all), "");
+    let list = t.order(&list).expect("a list");
+    let list = String::from_utf8(list).expect("text");
+    let at = list.rfind(r#""id":""#).expect("an id");
+    list[at + 6..at + 22].to_owned()
+}
+
+/// Each answer of the log woke all who waited for any, and each of them asked again.
+#[test]
+fn an_answer_wakes_only_those_who_wait_for_it() {
+    let (mut t, ch, mut log) = far_away();
+    let listed = last_listed(&mut t);
+    ask(&mut t, ch, "cancel", &listed);
+    assert_eq!(waiting(&t), 499, "its place is known, that is enough");
+    let listed = last_listed(&mut t);
+    ask(&mut t, ch, "peek", &listed);
+    let others: Vec<Chan> = (0..100).map(|_| t.client()).collect();
+    for (n, &other) in others.iter().enumerate() {
+        ask(&mut t, other, "cancel", &format!("id-{}", 300 + n));
+    }
+    assert_eq!(waiting(&t), 499, "they are looked for");
+    let before = t.broker.work();
+    assert!(log.answer(&mut t), "the log is asked");
+    let work = t.broker.work() - before;
+    assert!(work < 50, "one message was read, and one goes on: {work}");
+    pass(&mut t, 1);
+    for _ in 0..1_000 {
+        log.answer_all(&mut t);
+        pass(&mut t, 1);
+    }
+    assert_eq!(waiting(&t), 399, "all have had their turn");
+    t.broker.check_invariants();
+}
+
+/// The usual race: it has just been delivered. All others were read to make sure of that.
+#[test]
+fn the_id_of_a_list_is_not_looked_for_when_it_does_not_wait_any_more() {
+    let (mut t, ch, _log) = far_away();
+    let listed = last_listed(&mut t);
+    ask(&mut t, ch, "cancel", &listed);
+    assert_eq!(waiting(&t), 499);
+    ask(&mut t, ch, "cancel", &listed);
+    let text = format!("NOT_FOUND - no delayed message '{listed}' in vhost '/'");
+    t.expect_close(ch, 404, &text);
+    assert!(t.fetches.is_empty(), "no read");
+    // A message-id may look the same: it is found while it is in memory.
+    let ch = t.client();
+    let properties = Properties {
+        message_id: Some("0123456789abcdef".into()),
+        ..after(60_000)
+    };
+    send(&mut t, ch, "q", properties, "transient");
+    assert_eq!(waiting(&t), 500);
+    ask(&mut t, ch, "cancel", "0123456789abcdef");
+    assert_eq!((waiting(&t), t.fetches.len()), (499, 0));
+}
+
+/// What nobody waited for any more was looked for all the same, and kept others out.
+#[test]
+fn what_nobody_waits_for_is_not_looked_for() {
+    let (mut t, _, mut log) = far_away();
+    let gone = t.connect();
+    for n in 1..=256 {
+        let chan = Chan {
+            connection: gone,
+            number: n,
+        };
+        t.open(chan);
+        ask(&mut t, chan, "cancel", &format!("nobody-{n}"));
+    }
+    let ch = t.client();
+    ask(&mut t, ch, "cancel", "id-400");
+    let text = "RESOURCE_ERROR - too many delayed messages are looked for in the log at once";
+    t.expect_close(ch, 506, text);
+    t.step(Input::Closed(gone));
+    t.broker.check_invariants();
+
+    let order = message_with("amq.schedule", "", about("peek", "id-300", &[]), "");
+    let user = std::sync::Arc::from("guest");
+    let rights = leveret_core::Permissions::all();
+    let mut fx = leveret_core::Effects::new();
+    let later = t.broker.order(t.now, &user, &rights, &order, &mut fx);
+    let Ok(leveret_core::Ordered::Later(number)) = later else {
+        panic!("{later:?}");
+    };
+    t.broker.stop_waiting(number);
+    t.broker.check_invariants();
+
+    let ch = t.client();
+    ask(&mut t, ch, "cancel", "id-400");
+    for pages in 1.. {
+        assert!(pages < 10, "only this one is looked for");
+        log.answer(&mut t);
+        if waiting(&t) == 499 {
+            break;
+        }
+    }
+    pass(&mut t, 1);
+    assert!(t.fetches.is_empty(), "nothing is left to look for");
+}
+
+#[test]
+fn as_many_may_wait_for_the_same_message_as_can_go_on_at_once() {
+    let (mut t, _, mut log) = far_away();
+    let all: Vec<Chan> = (0..257).map(|_| t.client()).collect();
+    for &ch in &all {
+        ask(&mut t, ch, "peek", "id-400");
+    }
+    let text = "RESOURCE_ERROR - too many wait for the same delayed message";
+    t.expect_close(all[256], 506, text);
+    log.answer_all(&mut t);
+    for &ch in &all[..256] {
+        t.publish(ch, "q", "goes on");
+    }
+    assert_eq!(t.broker.totals().ready, 256);
+}

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 
 use leveret_core::log::Log;
 use leveret_core::{
-    AmqpError, Broker, Command, ConnectionId, Effects, Event, Input, Lsn, Message, Now, Ordered,
-    Outbound, Peer, Permissions,
+    AmqpError, Broker, Command, ConnectionId, Effects, Event, Input, LookUp, Lsn, Message, Now,
+    Ordered, Outbound, Peer, Permissions,
 };
 use slotmap::{SecondaryMap, SlotMap};
 use tokio::sync::{Notify, oneshot};
@@ -60,7 +60,7 @@ pub(crate) struct Vhost {
     /// Orders that were obeyed, with the record that has to be safe before anybody hears of it.
     obeyed: VecDeque<(Lsn, Vec<u8>, OrderReply)>,
     /// Orders about messages that have to be read from the log first.
-    looking: Vec<Order>,
+    looking: Vec<(LookUp, Order)>,
     ids: Arc<Mutex<SlotMap<ConnectionId, ()>>>,
     timer: Arc<Timer>,
     clock: Clock,
@@ -253,10 +253,8 @@ impl Vhost {
                 if goes_on && !self.broker.swap_is_behind() {
                     self.credit();
                 }
-                if has_read {
-                    for order in std::mem::take(&mut self.looking) {
-                        self.obey_order(now, order);
-                    }
+                if has_read && !self.looking.is_empty() {
+                    self.go_on_with_orders(now);
                 }
             }
             Entry::Order(order) => self.obey_order(now, *order),
@@ -292,6 +290,21 @@ impl Vhost {
         }
     }
 
+    /// Obeys the orders that have waited for what was found now, and forgets those that nobody
+    /// waits for any more.
+    fn go_on_with_orders(&mut self, now: Now) {
+        let found = self.broker.looked_up();
+        for (number, order) in std::mem::take(&mut self.looking) {
+            if order.reply.is_closed() {
+                self.broker.stop_waiting(number);
+            } else if Some(number) == found {
+                self.obey_order(now, order);
+            } else {
+                self.looking.push((number, order));
+            }
+        }
+    }
+
     fn obey_order(&mut self, now: Now, order: Order) {
         if self.obeyed.len() + self.looking.len() >= ORDERS_WAITING_MAX {
             let _ = order
@@ -303,14 +316,14 @@ impl Vhost {
         self.guard(None, |broker, fx| {
             answer = broker.order(now, &order.user, &order.permissions, &order.message, fx);
         });
-        if matches!(answer, Ok(Ordered::Later)) {
-            self.looking.push(order);
+        if let Ok(Ordered::Later(number)) = answer {
+            self.looking.push((number, order));
             return;
         }
         let reply = order.reply;
         // An answer that nobody waits for any more goes nowhere.
         match answer {
-            Ok(Ordered::Later) => {}
+            Ok(Ordered::Later(_)) => {}
             Ok(Ordered::Done(answer, safe)) if safe > self.broker.durable() => {
                 self.obeyed.push_back((safe, answer, reply));
             }

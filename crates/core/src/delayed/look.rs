@@ -1,15 +1,16 @@
 //! Looking for delayed messages that are in the log alone.
 //!
 //! The broker's own id of a message is its place, so that one is read by itself. Of a `message-id`
-//! nothing is kept in memory: the log is gone through, a page at a time, from the message that is due
-//! first. Whoever asked waits, and asks again when the answer is there. One is looked for at a time,
-//! and what is due soon is read before any page.
+//! of what is not in memory nothing is kept: the log is gone through, a page at a time, from the
+//! message that is due first. Whoever asked waits, and asks again when the answer is there. One is
+//! looked for at a time, as long as anybody waits for it, and what is due soon is read before any
+//! page.
 
 use std::collections::VecDeque;
 
 use slotmap::Key;
 
-use crate::delayed::{Clock, Delayed, Room};
+use crate::delayed::{Clock, Delayed};
 use crate::effect::Effects;
 use crate::error::AmqpError;
 use crate::ids::{ChannelKey, Now, QueueId, Seq};
@@ -24,20 +25,56 @@ const PAGE_BYTES: usize = 1 << 20;
 /// Messages that may be looked for at a time: each is a walk through the log.
 const WANTED_MAX: usize = 256;
 
+/// How many may wait for the same message: all of them go on in the turn that brings the answer.
+const WAITING_MAX: usize = 256;
+
+/// A message that is looked for in the log, by a number that no other look-up gets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LookUp(u64);
+
 /// A message that somebody wants to do something with.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Wanted {
+enum Wanted {
     /// The one in this place.
     Place(Seq),
     /// The first one with this `message-id`.
     Id(Box<str>),
 }
 
-/// What came of looking for it.
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Waiter {
+    Channel(ChannelKey),
+    /// Somebody without a channel, who asks again by himself.
+    Order,
+}
+
+/// One that is looked for.
 #[derive(Debug)]
-enum Found {
-    /// It is in this place, and in memory for now.
-    At(Seq),
+struct Sought {
+    number: LookUp,
+    wanted: Wanted,
+    /// Where the log is to be read next.
+    next: Seq,
+    /// Channels that ask again when there is an answer.
+    channels: Vec<ChannelKey>,
+    /// How many others do.
+    orders: usize,
+}
+
+/// What came of looking for one.
+#[derive(Debug)]
+struct Answer {
+    number: LookUp,
+    wanted: Wanted,
+    /// None if it was found: it is in memory for now, unless somebody else was there first.
+    missing: Option<Missing>,
+    /// It holds for this moment.
+    when: Now,
+}
+
+#[derive(Debug)]
+enum Missing {
     Nowhere,
     Unknown(LogError),
 }
@@ -45,159 +82,229 @@ enum Found {
 /// Messages that are looked for in the log.
 #[derive(Debug, Default)]
 pub(crate) struct Looking {
-    /// The first of them at the moment.
-    wanted: VecDeque<Wanted>,
-    /// Where it goes on with that one.
-    next: Seq,
-    /// A page of it was asked for.
-    pub(crate) asked: bool,
-    /// What came of the last one; holds for this moment.
-    found: Option<(Wanted, Found, Now)>,
+    /// The first of them at the moment. Somebody waits for each.
+    wanted: VecDeque<Sought>,
+    /// The number of the last one.
+    last: u64,
+    /// A page was asked for, for this one.
+    pub(super) asked: Option<LookUp>,
+    /// What came of the last one that was looked for to the end.
+    answer: Option<Answer>,
     /// It was brought into memory for that: it leaves it again.
     lent: Option<Seq>,
-    /// Channels that ask again when there is something new.
-    pub(crate) waiting: Vec<ChannelKey>,
+}
+
+impl Looking {
+    /// Whether the channel waits for this.
+    pub(crate) fn has_waiting(&self, number: LookUp, key: ChannelKey) -> bool {
+        let mut wanted = self.wanted.iter().filter(|sought| sought.number == number);
+        wanted.any(|sought| sought.channels.contains(&key))
+    }
+
+    /// What has left memory may be what was nowhere else: who asks now has it looked for.
+    pub(super) fn doubt_answer(&mut self) {
+        if let Some(answer) = &mut self.answer {
+            answer.missing = None;
+        }
+    }
+
+    pub(super) fn check(&self) {
+        for sought in &self.wanted {
+            let waiting = sought.channels.len() + sought.orders;
+            assert!(
+                (1..=WAITING_MAX).contains(&waiting),
+                "{waiting} wait for {sought:?}"
+            );
+        }
+    }
 }
 
 impl Vhost {
     /// Where the message is, if that is known at this moment, and if it is in memory should that be
-    /// needed. None: it is being looked for; ask again.
+    /// needed. Else it is to be waited for or given up.
     ///
     /// # Errors
     /// `RESOURCE_ERROR`: too many are looked for. `PRECONDITION_FAILED`: the log cannot be read.
-    pub(super) fn look_for(
-        &mut self,
-        id: &str,
-        in_memory: bool,
-        fx: &mut Effects,
-    ) -> Result<Option<Looked>, AmqpError> {
-        if let Some(place) = self.find_delayed(id) {
+    pub(super) fn look_for(&mut self, id: &str, in_memory: bool) -> Result<Looked, AmqpError> {
+        if let Some(place) = named(id) {
             let room = self.delayed.room(Clock::of(place));
-            let is_here = room.waiting.get(&place).is_some_and(Option::is_some);
-            if is_here || !in_memory {
-                return Ok(Some(Looked::At(place)));
+            match room.waiting.get(&place) {
+                Some(None) if in_memory => return self.look_in_log(Wanted::Place(place)),
+                Some(_) => return Ok(Looked::At(place)),
+                None => {}
             }
-            return self.look_in_log(Wanted::Place(place), fx);
         }
-        if self.delayed.rooms.iter().all(|room| room.away == 0) {
-            return Ok(Some(Looked::Nowhere));
+        if let Some(place) = self.find_delayed(id) {
+            return Ok(Looked::At(place));
         }
-        self.look_in_log(Wanted::Id(id.into()), fx)
+        // One that has just left: not to be looked for among all the others.
+        if named(id).is_some() || self.delayed.rooms.iter().all(|room| room.away == 0) {
+            return Ok(Looked::Nowhere);
+        }
+        self.look_in_log(Wanted::Id(id.into()))
     }
 
-    fn look_in_log(
-        &mut self,
-        wanted: Wanted,
-        fx: &mut Effects,
-    ) -> Result<Option<Looked>, AmqpError> {
-        let Delayed { looking, rooms, .. } = &mut self.delayed;
-        if let Some((of, found, when)) = &looking.found
-            && *of == wanted
-            && *when == self.now
+    fn look_in_log(&mut self, wanted: Wanted) -> Result<Looked, AmqpError> {
+        let looking = &mut self.delayed.looking;
+        if let Some(answer) = &looking.answer
+            && answer.wanted == wanted
+            && answer.when == self.now
         {
-            match found {
-                Found::At(place) => {
-                    let room = &rooms[Clock::of(*place).index()];
-                    // Somebody else may have been there first.
-                    if room.waiting.get(place).is_some_and(Option::is_some) {
-                        return Ok(Some(Looked::At(*place)));
-                    }
-                }
-                Found::Nowhere => return Ok(Some(Looked::Nowhere)),
-                Found::Unknown(error) => {
+            match &answer.missing {
+                None => {}
+                Some(Missing::Nowhere) => return Ok(Looked::Nowhere),
+                Some(Missing::Unknown(error)) => {
                     return Err(AmqpError::precondition_failed(format_args!(
                         "delayed messages cannot be read from the log: {error}"
                     )));
                 }
             }
         }
-        if !looking.wanted.contains(&wanted) {
-            if looking.wanted.len() >= WANTED_MAX {
+        let sought = looking.wanted.iter().find(|sought| sought.wanted == wanted);
+        if let Some(sought) = sought {
+            if sought.channels.len() + sought.orders >= WAITING_MAX {
                 return Err(AmqpError::resource_error(
-                    "too many delayed messages are looked for in the log at once",
+                    "too many wait for the same delayed message",
                 ));
             }
-            looking.wanted.push_back(wanted);
+            return Ok(Looked::Later(sought.number));
+        }
+        if looking.wanted.len() >= WANTED_MAX {
+            return Err(AmqpError::resource_error(
+                "too many delayed messages are looked for in the log at once",
+            ));
+        }
+        looking.last += 1;
+        let number = LookUp(looking.last);
+        looking.wanted.push_back(Sought {
+            number,
+            wanted,
+            next: Seq(0),
+            channels: Vec::new(),
+            orders: 0,
+        });
+        Ok(Looked::Later(number))
+    }
+
+    /// Somebody waits for this from here on.
+    pub(crate) fn wait_for(&mut self, number: LookUp, waiter: Waiter, fx: &mut Effects) {
+        let mut wanted = self.delayed.looking.wanted.iter_mut();
+        let Some(sought) = wanted.find(|sought| sought.number == number) else {
+            return;
+        };
+        match waiter {
+            Waiter::Channel(key) => sought.channels.push(key),
+            Waiter::Order => sought.orders += 1,
         }
         self.go_on_looking(fx);
-        Ok(None)
+    }
+
+    /// Somebody does not wait any more, if he still did. What nobody waits for is not looked for.
+    pub(crate) fn stop_waiting(&mut self, number: LookUp, waiter: Waiter) {
+        let wanted = &mut self.delayed.looking.wanted;
+        let Some(at) = wanted.iter().position(|sought| sought.number == number) else {
+            return;
+        };
+        let Some(sought) = wanted.get_mut(at) else {
+            return;
+        };
+        match waiter {
+            Waiter::Channel(key) => sought.channels.retain(|&other| other != key),
+            Waiter::Order => sought.orders = sought.orders.saturating_sub(1),
+        }
+        self.drop_unwanted(number);
+    }
+
+    /// Forgets this one unless somebody waits for it.
+    pub(crate) fn drop_unwanted(&mut self, number: LookUp) {
+        let wanted = &mut self.delayed.looking.wanted;
+        wanted.retain(|sought| {
+            sought.number != number || sought.orders > 0 || !sought.channels.is_empty()
+        });
+    }
+
+    /// The one that there is an answer to at this moment.
+    pub(crate) fn looked_up(&self) -> Option<LookUp> {
+        let answer = self.delayed.looking.answer.as_ref();
+        let answer = answer.filter(|answer| answer.when == self.now);
+        answer.map(|answer| answer.number)
     }
 
     /// Asks the log for the next page, if nothing else is asked of it.
     pub(crate) fn go_on_looking(&mut self, fx: &mut Effects) {
-        let found = &self.delayed.looking.found;
-        if found.as_ref().is_none_or(|(.., when)| *when != self.now) {
+        if self.looked_up().is_none() {
             self.return_lent();
         }
-        let delayed = &mut self.delayed;
-        let (Some(number), Some(wanted)) = (delayed.number, delayed.looking.wanted.front()) else {
+        let Delayed {
+            looking,
+            number,
+            fetching,
+            ..
+        } = &mut self.delayed;
+        let (Some(queue), Some(sought)) = (*number, looking.wanted.front()) else {
             return;
         };
-        if delayed.fetching.is_some() {
+        if fetching.is_some() {
             return; // it comes in its turn
         }
-        let (first, last) = match wanted {
-            Wanted::Place(place) => (*place, *place),
-            Wanted::Id(_) => (delayed.looking.next, Seq(u64::MAX)),
+        let (first, last) = match sought.wanted {
+            Wanted::Place(place) => (place, place),
+            Wanted::Id(_) => (sought.next, Seq(u64::MAX)),
         };
         let fetch = Fetch {
             queue: QueueId::null(),
-            number,
+            number: queue,
             first,
             last,
             bytes_max: PAGE_BYTES,
         };
-        delayed.looking.asked = true;
-        delayed.fetching = Some(fetch);
+        looking.asked = Some(sought.number);
+        *fetching = Some(fetch);
         fx.fetches.push(fetch);
     }
 
     /// A page has come.
-    pub(crate) fn looked_at(&mut self, fetched: Fetched) {
+    pub(super) fn looked_at(&mut self, asked: LookUp, fetched: Fetched) {
         self.return_lent();
-        self.delayed.looking.asked = false;
-        let Some(wanted) = self.delayed.looking.wanted.front().cloned() else {
-            return;
-        };
         self.work += fetched.messages.len() as u64;
+        let delayed = &mut self.delayed;
+        let first = delayed.looking.wanted.front_mut();
+        let Some(sought) = first.filter(|sought| sought.number == asked) else {
+            return; // nobody waits for it any more
+        };
         let last = fetched.messages.last().map(|&(place, ..)| place);
-        let wants = |place: Seq, message: &Message| match &wanted {
+        let wants = |place: Seq, message: &Message| match &sought.wanted {
             Wanted::Place(wanted) => place == *wanted,
             Wanted::Id(id) => has_id(message, id),
         };
-        let mut found = None;
-        for (place, message, _) in fetched.messages {
-            if !wants(place, &message) {
-                continue;
-            }
-            let delayed = &mut self.delayed;
-            let room: &mut Room = &mut delayed.rooms[Clock::of(place).index()];
-            let Some(here) = room.waiting.get_mut(&place) else {
-                continue; // it has left since
-            };
-            if here.is_none() {
-                delayed.bytes += message.memory_bytes();
-                *here = Some(message);
-                room.away -= 1;
-                delayed.looking.lent = Some(place);
-            }
-            found = Some(Found::At(place));
-            break;
-        }
-        let found = match (found, fetched.error, &wanted, last) {
-            (Some(found), ..) => found,
-            (None, Some(error), ..) => Found::Unknown(error),
-            (None, None, Wanted::Id(_), Some(last)) => {
-                self.delayed.looking.next = Seq(last.0.saturating_add(1));
+        let rooms = &delayed.rooms;
+        let waits = |place: &Seq| rooms[Clock::of(*place).index()].waiting.contains_key(place);
+        let mut messages = fetched.messages.into_iter();
+        let found = messages.find(|(place, m, _)| wants(*place, m) && waits(place));
+        let missing = match (&found, fetched.error, last) {
+            (Some(_), ..) => None,
+            (None, Some(error), _) => Some(Missing::Unknown(error)),
+            (None, None, Some(last)) if matches!(sought.wanted, Wanted::Id(_)) => {
+                sought.next = Seq(last.0.saturating_add(1));
                 return;
             }
-            (None, None, ..) => Found::Nowhere,
+            (None, None, _) => Some(Missing::Nowhere),
         };
-        let looking = &mut self.delayed.looking;
-        looking.found = Some((wanted, found, self.now));
-        looking.wanted.pop_front();
-        looking.next = Seq(0);
-        self.getters.append(&mut looking.waiting);
+        if let Some((place, message, _)) = found
+            && delayed.bring_back(place, message)
+        {
+            delayed.looking.lent = Some(place);
+        }
+        let Some(sought) = self.delayed.looking.wanted.pop_front() else {
+            return;
+        };
+        self.getters.extend(sought.channels);
+        self.delayed.looking.answer = Some(Answer {
+            number: sought.number,
+            wanted: sought.wanted,
+            missing,
+            when: self.now,
+        });
         // The next one, and what was lent leaves memory, when those who waited have had their turn.
         let soon = self.now.mono.plus_ms(1);
         self.timers.set(soon, Timer::Looking);
@@ -206,18 +313,14 @@ impl Vhost {
     /// What was brought into memory for somebody who asked leaves it, unless it has moved.
     fn return_lent(&mut self) {
         let looking = &mut self.delayed.looking;
-        looking.found = None;
+        looking.answer = None;
         let Some(place) = looking.lent.take() else {
             return;
         };
-        let delayed = &mut self.delayed;
-        let room = &mut delayed.rooms[Clock::of(place).index()];
-        if place >= room.here_before
-            && let Some(message) = room.waiting.get_mut(&place).and_then(Option::take)
+        let clock = Clock::of(place);
+        if place >= self.delayed.room(clock).here_before && self.delayed.send_away(place).is_some()
         {
-            room.away += 1;
-            delayed.bytes -= message.memory_bytes();
-            self.set_delay_timer(Clock::of(place));
+            self.set_delay_timer(clock);
         }
     }
 }
@@ -227,6 +330,16 @@ impl Vhost {
 pub(super) enum Looked {
     At(Seq),
     Nowhere,
+    /// It is looked for under this number.
+    Later(LookUp),
+}
+
+/// The place that is meant, if this is an id as lists show it.
+fn named(id: &str) -> Option<Seq> {
+    let is_digit = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
+    let is_place = id.len() == 16 && id.bytes().all(is_digit);
+    let place = u64::from_str_radix(id, 16).ok().map(Seq);
+    place.filter(|_| is_place)
 }
 
 /// Whether this is its `message-id`.

@@ -5,6 +5,7 @@
 //! doubles it. Long before they are due messages are in the log alone, and come back in time.
 
 mod look;
+mod names;
 mod order;
 mod release;
 mod room;
@@ -19,12 +20,16 @@ use crate::effect::Effects;
 use crate::event::Event;
 use crate::ids::{Lsn, Mono, Now, QueueId, QueueNumber, Seq, Wall};
 use crate::log::{Fetch, Fetched, LogError, RecoveredQueue};
+use crate::map::HashSeed;
 use crate::message::Message;
 use crate::record::{Fact, Places};
 use crate::timer::Timer;
 use crate::vhost::Vhost;
 
+pub use look::LookUp;
 use look::Looking;
+pub(crate) use look::Waiter;
+use names::Names;
 pub use order::Ordered;
 pub(crate) use room::Clock;
 use room::{Room, due_of};
@@ -69,6 +74,8 @@ pub(crate) struct Delayed {
     count: u64,
     /// Octets of the messages that are in memory.
     pub(crate) bytes: usize,
+    /// The places of those that have a `message-id`.
+    names: Names,
     /// Messages that may leave memory once their record is safe, in the order they came.
     fresh: VecDeque<(Lsn, Seq)>,
     /// What was asked back from the log and has not come yet.
@@ -85,22 +92,21 @@ pub(crate) struct Held {
     pub(crate) kept: Option<Fact>,
 }
 
-impl Default for Delayed {
-    fn default() -> Self {
+impl Delayed {
+    pub(crate) fn new(seed: HashSeed) -> Self {
         Self {
             number: None,
             rooms: Clock::BOTH.map(Room::new),
             started: None,
             count: 0,
             bytes: 0,
+            names: Names::new(seed),
             fresh: VecDeque::new(),
             fetching: None,
             looking: Looking::default(),
         }
     }
-}
 
-impl Delayed {
     /// How many wait.
     pub(crate) fn len(&self) -> usize {
         self.rooms.iter().map(|room| room.waiting.len()).sum()
@@ -121,8 +127,37 @@ impl Delayed {
         &mut self.rooms[clock.index()]
     }
 
+    /// A message that is in the log alone comes into memory, if it is one.
+    fn bring_back(&mut self, place: Seq, message: Message) -> bool {
+        let room = &mut self.rooms[Clock::of(place).index()];
+        let Some(here @ None) = room.waiting.get_mut(&place) else {
+            return false;
+        };
+        self.bytes += message.memory_bytes();
+        self.names.insert(place, &message);
+        *here = Some(message);
+        room.away -= 1;
+        true
+    }
+
+    /// From here on it is in the log alone. None if it is so already.
+    fn send_away(&mut self, place: Seq) -> Option<Message> {
+        let room = &mut self.rooms[Clock::of(place).index()];
+        let message = room.waiting.get_mut(&place)?.take()?;
+        room.away += 1;
+        self.bytes -= message.memory_bytes();
+        self.names.remove(place, &message);
+        Some(message)
+    }
+
     /// Asserts what must hold; for tests and simulations.
     pub(crate) fn check(&self) {
+        self.looking.check();
+        let here = self.rooms.iter().flat_map(|room| room.waiting.values());
+        let named = here
+            .flatten()
+            .filter(|m| m.properties().message_id.is_some());
+        assert_eq!(named.count(), self.names.len(), "names of delayed messages");
         let here = self.rooms.iter().flat_map(|room| room.waiting.values());
         let bytes: usize = here.flatten().map(Message::memory_bytes).sum();
         assert_eq!(bytes, self.bytes, "octets of delayed messages");
@@ -247,6 +282,7 @@ impl Vhost {
     fn await_due(&mut self, place: Seq, message: Message, safe: Lsn) {
         let delayed = &mut self.delayed;
         delayed.bytes += message.memory_bytes();
+        delayed.names.insert(place, &message);
         if message.is_persistent() {
             if delayed.fresh.len() > 2 * delayed.len() + FRESH_IN_VAIN {
                 let rooms = &delayed.rooms;
@@ -345,15 +381,12 @@ impl Vhost {
             if place < room.here_before.max(horizon[clock.index()]) {
                 continue;
             }
-            if let Some(message) = room.waiting.get_mut(&place).and_then(Option::take) {
-                room.away += 1;
-                delayed.bytes -= message.memory_bytes();
-                gone.push(message);
-            }
+            gone.extend(delayed.send_away(place));
         }
         self.work += gone.len() as u64;
         self.metrics.paged_out += gone.len() as u64;
         if !gone.is_empty() {
+            self.delayed.looking.doubt_answer();
             fx.garbage.push(gone);
         }
     }
@@ -399,8 +432,8 @@ impl Vhost {
         let Some(fetch) = self.delayed.fetching.take() else {
             return;
         };
-        if self.delayed.looking.asked {
-            self.looked_at(fetched);
+        if let Some(asked) = self.delayed.looking.asked.take() {
+            self.looked_at(asked, fetched);
             return self.go_on_with_log(fx);
         }
         let clock = Clock::of(fetch.first);
@@ -409,16 +442,8 @@ impl Vhost {
         // Up to here nothing more will come. An answer may be cut off anywhere behind its first.
         let last = fetched.messages.last();
         let last = last.map_or(fetch.last, |&(place, ..)| place);
-        let delayed = &mut self.delayed;
-        let room = &mut delayed.rooms[clock.index()];
         for (place, message, _) in fetched.messages {
-            if let Some(here) = room.waiting.get_mut(&place)
-                && here.is_none()
-            {
-                delayed.bytes += message.memory_bytes();
-                *here = Some(message);
-                room.away -= 1;
-            }
+            self.delayed.bring_back(place, message);
         }
         if let Some(error) = fetched.error {
             fx.events.push(Event::FetchFailed {

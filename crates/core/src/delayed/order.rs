@@ -7,13 +7,14 @@ use leveret_codec::{FieldTable, FieldValue};
 use serde_json::{Value, json};
 
 use crate::delay;
-use crate::delayed::look::Looked;
+use crate::delayed::look::{LookUp, Looked};
 use crate::delayed::release::DelayedMessage;
 use crate::effect::Effects;
 use crate::error::{AmqpError, Named};
 use crate::ids::{Lsn, Seq, Wall};
 use crate::message::Message;
 use crate::permission::{Access, Permissions};
+use crate::schedules::work_of;
 use crate::vhost::Vhost;
 
 const ACTION: &str = "x-delayed-action";
@@ -37,9 +38,9 @@ const BODY_SHOWN_MAX: usize = 64 << 10;
 pub enum Ordered {
     /// The answer, as JSON; it holds once this record is safe.
     Done(Vec<u8>, Lsn),
-    /// Nothing yet: a message has to be read from the log. The order may be given again in the turn
-    /// that takes in what the log has to say ([`Input::Fetched`](crate::Input::Fetched)).
-    Later,
+    /// Nothing yet: a message has to be looked for in the log. The order may be given again in the
+    /// turn in which [`Broker::looked_up`](crate::Broker::looked_up) says that this one was.
+    Later(LookUp),
 }
 
 impl Vhost {
@@ -87,22 +88,27 @@ impl Vhost {
                 json!({ "count": self.delayed.len(), "messages": list })
             }
             "peek" => {
-                let Some(place) = self.delayed_named(headers, true, fx)? else {
-                    return Ok(Ordered::Later);
+                let place = match self.delayed_named(headers, true)? {
+                    Ok(place) => place,
+                    Err(later) => return Ok(Ordered::Later(later)),
                 };
-                shown(&self.show_delayed(place), true)
+                let entry = self.show_delayed(place);
+                self.work += SHOWN_WORK + entry.message.as_ref().map_or(0, work_of);
+                shown(&entry, true)
             }
             "cancel" => {
-                let Some(place) = self.delayed_named(headers, false, fx)? else {
-                    return Ok(Ordered::Later);
+                let place = match self.delayed_named(headers, false)? {
+                    Ok(place) => place,
+                    Err(later) => return Ok(Ordered::Later(later)),
                 };
                 safe = self.cancel_delayed(place, fx);
                 json!({ "cancelled": name_of(place) })
             }
             "retime" => {
                 let due = delay::moment(headers, self.now.wall)?;
-                let Some(place) = self.delayed_named(headers, true, fx)? else {
-                    return Ok(Ordered::Later);
+                let place = match self.delayed_named(headers, true)? {
+                    Ok(place) => place,
+                    Err(later) => return Ok(Ordered::Later(later)),
                 };
                 let (moved, record) = self.retime_delayed(place, due, fx).ok_or_else(|| {
                     AmqpError::precondition_failed(format_args!(
@@ -122,23 +128,21 @@ impl Vhost {
         Ok(Ordered::Done(answer.to_string().into_bytes(), safe))
     }
 
-    /// The message that an order names, in memory if that is needed. None: it is being read from the
-    /// log.
+    /// The message that an order names, in memory if that is needed; or what is being looked for.
     fn delayed_named(
         &mut self,
         headers: &FieldTable,
         in_memory: bool,
-        fx: &mut Effects,
-    ) -> Result<Option<Seq>, AmqpError> {
+    ) -> Result<Result<Seq, LookUp>, AmqpError> {
         let Some(id) = headers.get(ID).and_then(FieldValue::as_str) else {
             return Err(AmqpError::precondition_failed(format_args!(
                 "header {ID} is missing: the id that a list shows, or the message-id"
             )));
         };
-        match self.look_for(id, in_memory, fx)? {
-            None => Ok(None),
-            Some(Looked::At(place)) => Ok(Some(place)),
-            Some(Looked::Nowhere) => Err(AmqpError::not_found(Named {
+        match self.look_for(id, in_memory)? {
+            Looked::Later(number) => Ok(Err(number)),
+            Looked::At(place) => Ok(Ok(place)),
+            Looked::Nowhere => Err(AmqpError::not_found(Named {
                 kind: "delayed message",
                 name: id,
                 vhost: &self.name,

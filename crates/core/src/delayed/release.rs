@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::delay;
 use crate::delayed::look::has_id;
-use crate::delayed::{Clock, RELEASED_AT_ONCE, due_of};
+use crate::delayed::{Clock, Delayed, RELEASED_AT_ONCE, due_of};
 use crate::effect::Effects;
 use crate::ids::{Lsn, Seq, Wall};
 use crate::message::Message;
@@ -54,12 +54,10 @@ impl Vhost {
 
     /// Takes a message out; None if there is none or if it is in the log alone.
     fn take_delayed(&mut self, place: Seq) -> Option<Message> {
+        let message = self.delayed.send_away(place);
         let room = self.delayed.room(Clock::of(place));
-        let message = room.waiting.remove(&place)?;
-        match &message {
-            Some(message) => self.delayed.bytes -= message.memory_bytes(),
-            None => room.away -= 1,
-        }
+        room.waiting.remove(&place)?;
+        room.away -= 1;
         message
     }
 
@@ -131,20 +129,14 @@ impl Vhost {
         }
     }
 
-    /// The place of a message as far as memory knows: by the broker's name for it, or by the
-    /// `message-id` of one that is there.
+    /// The place of the first message with this `message-id` that is in memory.
     pub(super) fn find_delayed(&self, id: &str) -> Option<Seq> {
-        let named = u64::from_str_radix(id, 16).ok().map(Seq);
-        let rooms = &self.delayed.rooms;
-        if let Some(place) = named.filter(|_| id.len() == 16)
-            && rooms.iter().any(|room| room.waiting.contains_key(&place))
-        {
-            return Some(place);
-        }
-        let all = rooms.iter().flat_map(|room| &room.waiting);
-        let mut here = all.filter_map(|(&place, message)| Some((place, message.as_ref()?)));
-        here.find(|(_, message)| has_id(message, id))
-            .map(|(place, _)| place)
+        let Delayed { names, rooms, .. } = &self.delayed;
+        names.find(id).find(|place| {
+            let room = &rooms[Clock::of(*place).index()];
+            let message = room.waiting.get(place).and_then(Option::as_ref);
+            message.is_some_and(|message| has_id(message, id))
+        })
     }
 
     /// Forgets a message. It is forgotten for good once the record is safe whose number comes back.

@@ -170,7 +170,7 @@ impl BrokerTest {
         self.collect();
         answer.map(|answer| match answer {
             Ordered::Done(answer, _) => answer,
-            Ordered::Later => b"later".to_vec(),
+            Ordered::Later(_) => b"later".to_vec(),
         })
     }
 

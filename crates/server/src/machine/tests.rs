@@ -1,11 +1,13 @@
 use leveret_codec::{
-    ChannelOpen, ContentHeader, Method, PropertySummary, QueueBind, QueueDeclare, ShortStr,
+    ChannelOpen, ContentHeader, FieldTable, FieldValue, Method, Properties, PropertySummary,
+    QueueBind, QueueDeclare, ShortStr,
 };
 use leveret_core::broker::Options;
-use leveret_core::log::Fetch;
+use leveret_core::ids::QueueId;
+use leveret_core::log::{Fetch, Fetched};
 use leveret_core::record::Note;
 use leveret_core::schedule::{Deeds, Ending, Run, Scheduler};
-use leveret_core::{Capabilities, Limits, Lsn, Permissions, Record, ReplyCode, Wall};
+use leveret_core::{Capabilities, Fact, Limits, Lsn, Permissions, Record, ReplyCode, Seq, Wall};
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::*;
@@ -37,6 +39,29 @@ impl Log for SlowLog {
 
     fn fetch(&mut self, fetch: Fetch) {
         panic!("nothing is ever paged out: {fetch:?}");
+    }
+}
+
+/// A log that notes down what it is given and what it is asked for.
+#[derive(Default)]
+struct AskedLog(Arc<Mutex<(Vec<(Seq, Message)>, Vec<Fetch>)>>);
+
+impl Log for AskedLog {
+    fn append(&mut self, records: &mut Vec<Record>) -> Option<Lsn> {
+        for record in &*records {
+            if let Fact::Published {
+                message, places, ..
+            } = &record.fact
+            {
+                let place = places.first().expect("a place").1;
+                lock(&self.0).0.push((place, message.clone()));
+            }
+        }
+        QuickLog.append(records)
+    }
+
+    fn fetch(&mut self, fetch: Fetch) {
+        lock(&self.0).1.push(fetch);
     }
 }
 
@@ -157,11 +182,33 @@ impl Rig {
             raw: &[],
             summary: PropertySummary::default(),
         };
+        self.give(Message::build(
+            &mut Vec::new(),
+            "amq.schedule",
+            "",
+            &header,
+            body,
+        ))
+    }
+
+    /// An order to cancel the delayed message with this id.
+    fn cancel(&self, id: &str) -> oneshot::Receiver<Result<Vec<u8>, AmqpError>> {
+        let properties = Properties {
+            headers: Some(FieldTable::from_iter([
+                ("x-delayed-action".to_owned(), FieldValue::from("cancel")),
+                ("x-delayed-id".to_owned(), FieldValue::from(id)),
+            ])),
+            ..Properties::default()
+        };
+        self.give(with_properties("amq.schedule", &properties))
+    }
+
+    fn give(&self, message: Message) -> oneshot::Receiver<Result<Vec<u8>, AmqpError>> {
         let (reply, answer) = oneshot::channel();
         self.turnstile.put(Entry::Order(Box::new(Order {
             user: Arc::from("guest"),
             permissions: Permissions::all(),
-            message: Message::build(&mut Vec::new(), "amq.schedule", "", &header, body),
+            message,
             reply,
         })));
         answer
@@ -193,6 +240,23 @@ impl Rig {
         link.outbox.take_all();
         (id, link)
     }
+}
+
+/// A message without a body.
+fn with_properties(exchange: &str, properties: &Properties) -> Message {
+    let mut raw = Vec::new();
+    let flags = properties.encode(&mut raw);
+    let header = ContentHeader {
+        class_id: 60,
+        body_size: 0,
+        flags,
+        raw: &raw,
+        summary: PropertySummary {
+            delivery_mode: properties.delivery_mode.unwrap_or_default(),
+            ..PropertySummary::default()
+        },
+    };
+    Message::build(&mut Vec::new(), exchange, "", &header, b"")
 }
 
 fn short(text: &str) -> ShortStr<'static> {
@@ -366,4 +430,70 @@ fn an_order_that_makes_the_core_panic_is_answered() {
     assert_eq!(rig.panics.load(Ordering::Relaxed), 1);
     let answer = other.try_recv().unwrap();
     assert!(answer.is_ok(), "the next one is obeyed: {answer:?}");
+}
+
+/// All orders that waited for the log were given again whenever anything had been read, also for
+/// queues; and what a caller did not wait for any more was looked for to the end.
+#[test]
+fn orders_go_on_when_their_message_was_looked_for_and_end_with_their_callers() {
+    let asked = Arc::default();
+    let rig = Rig::with(Box::new(AskedLog(Arc::clone(&asked))));
+    let (id, link) = rig.connect();
+    rig.turnstile
+        .put(Entry::Other(Input::Alarm(Some("memory"))));
+    for name in ["one", "two", "three"] {
+        let delay = FieldValue::from(1_000_000_i32);
+        let headers = FieldTable::from_iter([("x-deliver-after".to_owned(), delay)]);
+        let properties = Properties {
+            headers: Some(headers),
+            message_id: Some(name.into()),
+            delivery_mode: Some(2),
+            ..Properties::default()
+        };
+        let publish = Command::Publish {
+            channel: 1,
+            mandatory: false,
+            message: with_properties("", &properties),
+        };
+        rig.put(id, &link, vec![publish]);
+        rig.finish();
+    }
+    let gone = rig.cancel("nowhere");
+    let (mut one, mut two) = (rig.cancel("one"), rig.cancel("two"));
+    rig.finish();
+    let read = |queue, messages| {
+        let error = None;
+        rig.turnstile.put(Entry::Other(Input::Fetched(Fetched {
+            queue,
+            messages,
+            error,
+        })));
+        rig.finish();
+    };
+    let page = || {
+        let (kept, fetches) = &mut *lock(&asked);
+        let kept = kept.iter().map(|(place, m)| (*place, m.clone(), None));
+        assert!(fetches.pop().is_some(), "the log is asked");
+        kept.collect::<Vec<_>>()
+    };
+    let looking = |rig: &Rig| rig.turnstile.inspect(|vhost| vhost.looking.len());
+    assert_eq!(looking(&rig), 3);
+
+    drop(gone);
+    let work = |rig: &Rig| rig.turnstile.inspect(|vhost| vhost.broker.work());
+    let before = work(&rig);
+    let other = SlotMap::<QueueId, ()>::with_key().insert(());
+    read(other, Vec::new());
+    assert_eq!(work(&rig), before, "that was for a queue");
+    assert_eq!(looking(&rig), 2, "one has no caller any more");
+
+    // It is not looked for in the page that was for it; the next is for the next.
+    read(QueueId::default(), page());
+    assert_eq!(one.try_recv(), Err(TryRecvError::Empty));
+    read(QueueId::default(), page());
+    assert!(matches!(one.try_recv(), Ok(Ok(_))));
+    assert_eq!(two.try_recv(), Err(TryRecvError::Empty));
+    assert_eq!(looking(&rig), 1);
+    read(QueueId::default(), page());
+    assert!(matches!(two.try_recv(), Ok(Ok(_))));
 }

@@ -439,7 +439,7 @@ impl Machine {
                     let json = json.map_err(|e| Trouble::Wrong(format!("an answer: {e}")))?;
                     return Ok(Ok((json, lsn)));
                 }
-                Ok(Ordered::Later) => {
+                Ok(Ordered::Later(_)) => {
                     self.count("looked for in the log", 1);
                     self.pump()?;
                 }
