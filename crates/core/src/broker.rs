@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::delayed::{LookUp, Ordered, Waiter};
+use crate::delivery::Counts;
 use crate::effect::Effects;
 use crate::error::AmqpError;
 use crate::ids::{ConnectionId, Lsn, Mono, Now, QueueId};
@@ -163,9 +164,12 @@ impl Broker {
             Input::Closed(connection) => vhost.closed(connection, fx),
             Input::Permitted(connection, permissions) => vhost.permitted(connection, permissions),
             Input::Evict(connection, reason) => {
-                vhost.evict(connection, AmqpError::connection_forced(reason), fx);
+                let error = AmqpError::connection_forced(reason);
+                vhost.evict(connection, error, Counts::NotAtAll, fx);
             }
-            Input::Failed(connection, error) => vhost.evict(connection, *error, fx),
+            Input::Failed(connection, error) => {
+                vhost.evict(connection, *error, Counts::AsFailed, fx);
+            }
             Input::Alarm(alarm) => vhost.set_alarm(alarm, fx),
         }
         vhost.end_turn(fx);

@@ -22,6 +22,9 @@ pub(crate) enum Counts {
     AsReturned,
     /// It was rejected, or its consumer did not survive it.
     AsFailed,
+    /// Nothing, and it is not delayed either: the broker has ended the connection, such as for its
+    /// own stop.
+    NotAtAll,
 }
 
 impl Vhost {
@@ -250,14 +253,20 @@ impl Vhost {
             }
             let wishes = Wishes::of(&delivery.entry.message);
             let own = wishes.as_ref().filter(|wishes| wishes.retries());
-            if counts == Counts::AsFailed || own.is_some() || self.counts_all(delivery.queue) {
+            let has_failed = match counts {
+                Counts::AsFailed => true,
+                Counts::AsReturned => own.is_some() || self.counts_all(delivery.queue),
+                Counts::NotAtAll => false,
+            };
+            if has_failed {
                 delivery.entry.failures = delivery.entry.failures.saturating_add(1);
                 if self.has_failed_enough(&delivery, own) {
                     self.die(delivery.queue, delivery.entry, Reason::DeliveryLimit, fx);
                     continue;
                 }
             }
-            let retry_ms = own
+            let own_ms = own.filter(|_| counts != Counts::NotAtAll);
+            let retry_ms = own_ms
                 .and_then(|own| own.retry_ms)
                 .or_else(|| self.retry_in_ms(delivery.queue, counts, delivery.entry.failures));
             match retry_ms {

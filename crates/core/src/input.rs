@@ -41,7 +41,8 @@ pub enum Input {
     ReplanSome(Arc<str>),
     /// The user's rights changed, after `connection.update-secret` or by an operator.
     Permitted(ConnectionId, Permissions),
-    /// An operator or a shutdown closes the connection (320).
+    /// An operator or a shutdown closes the connection (320). Deliveries that it has not settled are
+    /// not counted as attempts that failed.
     Evict(ConnectionId, String),
     /// A request of the connection ran into a bug of ours: it is closed with this error, and
     /// nothing more of it is obeyed.

@@ -12,6 +12,7 @@ use leveret_codec::{ConnectionCloseOk, Method};
 
 use crate::connection::{Origin, Slot};
 use crate::delayed::{LookUp, Waiter};
+use crate::delivery::Counts;
 use crate::effect::{Effects, Outbound};
 use crate::ids::{ChannelKey, ConnectionId, Lsn, QueueId};
 use crate::input::Command;
@@ -251,7 +252,7 @@ impl Vhost {
             && connection.parked == 0
             && !connection.closing
         {
-            self.abandon(id, fx);
+            self.abandon(id, Counts::AsFailed, fx);
             fx.method(id, 0, ConnectionCloseOk {});
         }
     }

@@ -217,7 +217,7 @@ impl Vhost {
     /// The connection is gone: its exclusive queues go, its deliveries return to their queues.
     pub(crate) fn closed(&mut self, id: ConnectionId, fx: &mut Effects) {
         self.unpark_all(id, fx);
-        self.abandon(id, fx);
+        self.abandon(id, Counts::AsFailed, fx);
         if self.connections.remove(id).is_some() {
             self.metrics.connections_closed += 1;
         }
@@ -225,8 +225,8 @@ impl Vhost {
     }
 
     /// Ends everything a connection has going on. Its consumers go first, so that nothing is
-    /// requeued only to be delivered to it again.
-    pub(crate) fn abandon(&mut self, id: ConnectionId, fx: &mut Effects) {
+    /// requeued only to be delivered to it again. What it had at hand comes back as `counts` says.
+    pub(crate) fn abandon(&mut self, id: ConnectionId, counts: Counts, fx: &mut Effects) {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
@@ -250,7 +250,7 @@ impl Vhost {
             self.delete_queue(queue, fx);
         }
         for channel in channels {
-            self.end_channel(channel, Slot::Closed, fx);
+            self.end_channel(channel, Slot::Closed, counts, fx);
         }
     }
 
@@ -270,7 +270,13 @@ impl Vhost {
 
     /// Ends a channel: what is due is confirmed, consumers go, deliveries return, what was not
     /// committed is forgotten.
-    pub(crate) fn end_channel(&mut self, key: ChannelKey, slot: Slot, fx: &mut Effects) {
+    pub(crate) fn end_channel(
+        &mut self,
+        key: ChannelKey,
+        slot: Slot,
+        counts: Counts,
+        fx: &mut Effects,
+    ) {
         self.send_due_confirms(key, fx);
         self.cancel_all(key, fx);
         let Some(mut channel) = self.channels.remove(key) else {
@@ -295,7 +301,7 @@ impl Vhost {
         self.work += 1;
         let deliveries = channel.unacked.take_all();
         self.metrics.requeued += deliveries.len() as u64;
-        self.requeue(key, deliveries, Counts::AsFailed, fx);
+        self.requeue(key, deliveries, counts, fx);
     }
 
     /// Tells a client no: closes its channel or its connection, as the code says.
@@ -318,7 +324,7 @@ impl Vhost {
                 channel: number,
                 error: error.clone(),
             });
-            self.end_channel(key, Slot::Closing, fx);
+            self.end_channel(key, Slot::Closing, Counts::AsFailed, fx);
             fx.send(
                 id,
                 Outbound::CloseChannel {
@@ -332,7 +338,7 @@ impl Vhost {
                 connection: id,
                 error: error.clone(),
             });
-            self.abandon(id, fx);
+            self.abandon(id, Counts::AsFailed, fx);
             fx.send(
                 id,
                 Outbound::CloseConnection {
@@ -343,13 +349,19 @@ impl Vhost {
     }
 
     /// An operator, a shutdown or a bug of ours closes the connection.
-    pub(crate) fn evict(&mut self, id: ConnectionId, error: AmqpError, fx: &mut Effects) {
+    pub(crate) fn evict(
+        &mut self,
+        id: ConnectionId,
+        error: AmqpError,
+        counts: Counts,
+        fx: &mut Effects,
+    ) {
         if self
             .connections
             .get(id)
             .is_some_and(|connection| !connection.closing)
         {
-            self.abandon(id, fx);
+            self.abandon(id, counts, fx);
             let error = Box::new(error);
             fx.send(id, Outbound::CloseConnection { error });
         }
@@ -359,7 +371,7 @@ impl Vhost {
     pub(crate) fn close_channel(&mut self, id: ConnectionId, number: u16, fx: &mut Effects) {
         if let Some(connection) = self.connections.get_mut(id) {
             match connection.channel(number) {
-                Slot::Open(key) => self.end_channel(key, Slot::Closed, fx),
+                Slot::Open(key) => self.end_channel(key, Slot::Closed, Counts::AsFailed, fx),
                 Slot::Closing => connection.set_channel(number, Slot::Closed),
                 Slot::Closed => {}
             }

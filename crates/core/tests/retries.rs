@@ -822,3 +822,41 @@ fn what_a_message_has_been_through_is_not_lost_when_memory_is_short_again() {
     t.settle(worker, 4, false, REJECT);
     assert_eq!(counts(&t), (0, 0, 0), "its attempts are used up");
 }
+
+/// Ten stops of the broker were ten failed attempts of whatever took long.
+#[test]
+fn a_stop_of_the_broker_is_no_attempt() {
+    let limit = ("x-delivery-limit", 1_i64.into());
+    let families: [Vec<(&'static str, FieldValue)>; 3] = [
+        vec![],
+        vec![("x-retry-delay", 1_000_i64.into())],
+        vec![("x-delayed-retry-type", "all".into())],
+    ];
+    for family in families {
+        let mut arguments = dead_letters();
+        arguments.push(limit.clone());
+        arguments.extend(family);
+        let (mut t, mut c) = queue(&arguments);
+        t.publish_persistent(c, "", "q", "slow");
+        for _ in 0..10 {
+            t.consume(c, "q", "c");
+            assert_eq!(bodies(&mut t), ["slow"], "at once: {arguments:?}");
+            t.step(Input::Evict(c.connection, "shutdown".to_owned()));
+            assert_eq!(counts(&t), (1, 0, 0), "ready: {arguments:?}");
+            t.step(Input::Closed(c.connection));
+            c = t.client();
+        }
+        // A connection that is lost is an attempt, and the one after that the last.
+        t.consume(c, "q", "c");
+        t.disconnect(c.connection);
+        c = t.client();
+        t.pass_ms(2_000);
+        t.consume(c, "q", "c");
+        let delivery = t.take_deliveries().pop().map(|(_, _, message)| message);
+        let headers = delivery.and_then(|m| m.properties().headers);
+        let count = headers.and_then(|h| h.get("x-delivery-count").cloned());
+        assert_eq!(count, Some(FieldValue::I64(1)), "{arguments:?}");
+        t.disconnect(c.connection);
+        assert_eq!(t.bodies("dead"), ["slow"], "{arguments:?}");
+    }
+}

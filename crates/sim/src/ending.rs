@@ -48,21 +48,22 @@ impl Model {
         Ok(())
     }
 
-    pub(crate) fn end_channel(&mut self, id: ConnectionId, number: u16) -> Checked {
+    pub(crate) fn end_channel(&mut self, id: ConnectionId, number: u16, failed: bool) -> Checked {
         self.cancel_all(id, number)?;
         let connection = self.connections.get_mut(&id);
         if let Some(Some(channel)) = connection.and_then(|c| c.channels.remove(&number)) {
             let mut held: Vec<_> = channel.held_by_tag().collect();
             held.sort_by_key(|(tag, _)| *tag);
             let held = held.into_iter().map(|(_, unacked)| unacked.clone());
-            self.requeue(held.collect(), true)?;
+            self.requeue(held.collect(), failed)?;
             self.eat()?;
         }
         Ok(())
     }
 
-    /// Ends everything a connection has going on.
-    pub(crate) fn abandon(&mut self, id: ConnectionId) -> Checked {
+    /// Ends everything a connection has going on. What it had at hand has `failed`, or the broker has
+    /// taken it back.
+    pub(crate) fn abandon(&mut self, id: ConnectionId, failed: bool) -> Checked {
         let Some(connection) = self.connections.get_mut(&id) else {
             return Ok(());
         };
@@ -83,7 +84,7 @@ impl Model {
             self.delete_queue(&name)?;
         }
         for number in numbers {
-            self.end_channel(id, number)?;
+            self.end_channel(id, number, failed)?;
         }
         Ok(())
     }

@@ -422,7 +422,7 @@ impl Model {
             }
             Event::Closed(id) => {
                 self.last_words(id)?;
-                self.abandon(id)?;
+                self.abandon(id, true)?;
                 self.connections.remove(&id);
                 self.expected.remove(&id);
             }
@@ -468,7 +468,7 @@ impl Model {
             }
             Event::Evict(id) => {
                 if self.connections.get(&id).is_some_and(|c| !c.closing) {
-                    self.abandon(id)?;
+                    self.abandon(id, false)?;
                     self.expect(id, Expected::CloseConnection(320));
                 }
             }
@@ -662,14 +662,14 @@ impl Model {
         let of_channel = [311, 312, 403, 404, 405, 406].contains(&code);
         if of_channel && self.channel(id, number).is_some() {
             self.count("channel errors", 1);
-            self.end_channel(id, number)?;
+            self.end_channel(id, number, true)?;
             if let Some(connection) = self.connections.get_mut(&id) {
                 connection.channels.insert(number, None);
             }
             self.expect(id, Expected::CloseChannel(number, code));
         } else {
             self.count("connection errors", 1);
-            self.abandon(id)?;
+            self.abandon(id, true)?;
             self.expect(id, Expected::CloseConnection(code));
         }
         Ok(())
@@ -688,7 +688,7 @@ impl Model {
         let (closing, open) = (matches!(slot, Some(None)), matches!(slot, Some(Some(_))));
         match method {
             Method::ConnectionClose(_) => {
-                self.abandon(id)?;
+                self.abandon(id, true)?;
                 self.answer(id, 0, ConnectionCloseOk {});
             }
             Method::ChannelOpen(_) if closing => {}
@@ -698,7 +698,7 @@ impl Model {
                 self.answer(id, number, ChannelOpenOk::default());
             }
             Method::ChannelClose(_) => {
-                self.end_channel(id, number)?;
+                self.end_channel(id, number, true)?;
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.channels.remove(&number);
                 }

@@ -255,7 +255,7 @@ impl Model {
         }
         let connection = self.connections.get(&id);
         if connection.is_some_and(|c| c.close_asked && !c.closing && c.waiting().next().is_none()) {
-            self.abandon(id)?;
+            self.abandon(id, true)?;
             self.answer(id, 0, ConnectionCloseOk {});
         }
         self.settle_down()

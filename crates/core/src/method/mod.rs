@@ -18,6 +18,7 @@ use leveret_codec::{
 use crate::channel::Mode;
 use crate::channel::confirms::Confirms;
 use crate::connection::{Origin, Slot};
+use crate::delivery::Counts;
 use crate::effect::Effects;
 use crate::error::AmqpError;
 use crate::ids::ConnectionId;
@@ -116,7 +117,7 @@ impl Vhost {
     ) -> Result<(), AmqpError> {
         match method {
             Method::ConnectionClose(_) => {
-                self.abandon(from, fx);
+                self.abandon(from, Counts::AsFailed, fx);
                 fx.method(from, 0, ConnectionCloseOk {});
                 Ok(())
             }

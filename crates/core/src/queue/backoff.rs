@@ -86,6 +86,7 @@ impl Backoff {
         let delays = match counts {
             Counts::AsFailed => self.on_failed,
             Counts::AsReturned => self.on_returned,
+            Counts::NotAtAll => false,
         };
         if !delays {
             return None;
