@@ -52,8 +52,8 @@ pub trait Scheduler: fmt::Debug + Send {
 
     /// The same for some that go by an expression of this name, if the scheduler has names for
     /// such. Done again, it comes to others in their turn.
-    fn replan_some(&mut self, now: Wall, rhythm: &str) {
-        let _ = rhythm;
+    fn replan_some(&mut self, now: Wall, rhythm: &str, deeds: &mut Deeds) {
+        let _ = (rhythm, deeds);
         self.replan(now);
     }
 

@@ -290,7 +290,10 @@ impl Vhost {
     /// The same for schedules of one expression.
     pub(crate) fn replan_some(&mut self, rhythm: &str, fx: &mut Effects) {
         if let Some(scheduler) = &mut self.scheduler {
-            scheduler.replan_some(self.now.wall, rhythm);
+            let mut deeds = Deeds::default();
+            scheduler.replan_some(self.now.wall, rhythm, &mut deeds);
+            self.work += deeds.work;
+            self.carry_out(deeds, fx);
         }
         self.schedules_due(fx);
     }

@@ -108,6 +108,11 @@ const DUE_WORK_MAX: u64 = 16_384;
 /// Schedules that are planned anew in one go.
 const REPLANNED_AT_ONCE: usize = 1_024;
 
+/// What is due later than so many milliseconds from now is not planned anew each time its rhythm is
+/// met: a year is no part of a rhythm, so `* * * * * ? 2099` is met each second until then. Longer
+/// than any clock is put forward or back by law.
+const SOON_MS: u64 = 86_400_000;
+
 /// A clock that goes back less than this is only being kept right.
 const CLOCK_BACK_MS: u64 = 1_000;
 
@@ -213,6 +218,18 @@ impl Registry {
             schedule.busy_until(now).unwrap_or_else(|| old.min(now))
         });
         self.appoint(slot, Task::Release, at);
+    }
+
+    /// Whether nothing comes of a schedule before this.
+    fn is_idle_until(&self, slot: Slot, moment: Wall) -> bool {
+        let Some(schedule) = self.schedule(slot) else {
+            return true;
+        };
+        let appointments = &schedule.appointments;
+        appointments.get(Task::Release).is_none()
+            && appointments
+                .get(Task::Planned)
+                .is_some_and(|due| due > moment)
     }
 
     /// Plans the next few anew, if all are to be.
@@ -387,10 +404,16 @@ impl Scheduler for Registry {
         self.replanned = Some(0);
     }
 
-    fn replan_some(&mut self, now: Wall, rhythm: &str) {
+    fn replan_some(&mut self, now: Wall, rhythm: &str, deeds: &mut Deeds) {
         self.look_at_clock(now);
+        let soon = Wall(now.0.saturating_add(SOON_MS));
         for slot in self.rhythms.take_turns(rhythm) {
+            deeds.work += 1;
+            if self.is_idle_until(slot, soon) {
+                continue;
+            }
             self.plan(slot, now);
+            deeds.work += TIME_WORK;
         }
     }
 

@@ -7,7 +7,7 @@ mod desk;
 use std::sync::{Arc, Mutex};
 
 use desk::Desk;
-use leveret_core::schedule::Scheduler as _;
+use leveret_core::schedule::{Deeds, Scheduler as _};
 use leveret_scheduler::{Rhythm, Witness};
 
 #[test]
@@ -37,9 +37,8 @@ fn replanning_a_rhythm_again_and_again_changes_nothing() {
     }
     let again = |desk: &mut Desk| {
         for _ in 0..7 {
-            let now = desk.now;
-            desk.registry.replan_some(now, "UTC 0 30 * * * *");
-            desk.registry.replan_some(now, "UTC 0 31 * * * *");
+            replan_some(desk, "UTC 0 30 * * * *");
+            replan_some(desk, "UTC 0 31 * * * *");
         }
     };
     again(&mut desk);
@@ -52,6 +51,37 @@ fn replanning_a_rhythm_again_and_again_changes_nothing() {
     fired.sort();
     fired.dedup();
     assert_eq!(fired.len(), 2_500, "each once");
+}
+
+/// The work of it.
+fn replan_some(desk: &mut Desk, rhythm: &str) -> u64 {
+    let mut deeds = Deeds::default();
+    desk.registry.replan_some(desk.now, rhythm, &mut deeds);
+    assert!(deeds.fires.is_empty() && deeds.notes.is_empty());
+    deeds.work
+}
+
+/// It was not counted at all, and a year far ahead was looked for each second.
+#[test]
+fn what_is_planned_anew_is_counted_and_a_year_far_ahead_is_left_alone() {
+    const COUNT: u64 = 1_000; // as many as are looked at in one go
+    #[rustfmt::skip]
+    let table = [
+        ("* * * * * *",        "robfig", "UTC * * * * * *", COUNT * 8..COUNT * 10),
+        ("* * * * * ? 2099",   "quartz", "UTC * * * * * *", COUNT..COUNT + 1),
+        ("0 0 0 ? 1 2#1 2027", "quartz", "UTC 0 0 0 * 1 *", COUNT..COUNT + 1),
+    ];
+    for (cron, dialect, rhythm, expected) in table {
+        let mut desk = Desk::new("2026-11-23T10:00:00Z");
+        for number in 0..COUNT {
+            let name = format!("schedule-{number}");
+            desk.put(&[("name", &name), ("cron", cron), ("dialect", dialect)]);
+        }
+        let due = desk.next_due();
+        let work = replan_some(&mut desk, rhythm);
+        assert!(expected.contains(&work), "{cron}: {work}");
+        assert_eq!(desk.next_due(), due, "{cron}: nothing has changed");
+    }
 }
 
 /// What somebody outside has heard.
