@@ -4,6 +4,7 @@
 //! routing structure (`exchange/*`), which is fed from here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::ids::{ExchangeId, QueueId};
@@ -110,6 +111,19 @@ impl Bindings {
             .get(&source)
             .map(|set| set.iter().cloned().collect())
             .unwrap_or_default()
+    }
+
+    /// Copies of at most so many of them, behind this one, in an order of their own.
+    pub(crate) fn next_from(
+        &self,
+        source: ExchangeId,
+        after: Option<&Binding>,
+        max: usize,
+    ) -> Vec<Binding> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let set = self.from.get(&source).into_iter();
+        let next = set.flat_map(|set| set.range::<Binding, _>((from, Bound::Unbounded)));
+        next.take(max).cloned().collect()
     }
 
     /// A copy of the bindings that lead to a queue or exchange.

@@ -4,21 +4,22 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::vec::IntoIter;
 
 use leveret_codec::FieldTable;
-use slotmap::Key as _;
 
-use crate::binding::Destination;
+use crate::binding::{Binding, Destination};
 use crate::broker::Broker;
 use crate::exchange::PREDECLARED;
-use crate::ids::QueueId;
+use crate::ids::{ExchangeId, QueueId};
 use crate::message::Message;
+
+/// Octets of arguments for one unit of work of a [`Tour`].
+const OCTETS_PER_WORK: usize = 256;
 
 /// A queue in numbers, since it was declared or the broker started.
 #[derive(Clone, Debug)]
 pub struct QueueFigures {
-    /// The queue: where to go on.
-    pub id: QueueId,
     /// Its name.
     pub name: Arc<str>,
     /// Messages waiting to be delivered.
@@ -98,18 +99,109 @@ pub struct ScheduleDefinition {
     pub message: Message,
 }
 
-impl Broker {
-    /// At most so many queues, those behind `after` first, in an order of their own. A queue that is
-    /// there all the while comes once.
+/// What there is in a vhost at a moment, each known by its number.
+#[derive(Clone, Debug)]
+pub struct Inventory {
+    exchanges: Vec<ExchangeId>,
+    queues: Vec<QueueId>,
+}
+
+/// A way through the definitions of a vhost, some at a time.
+///
+/// Exchanges come first, then queues, then the bindings of each exchange. What is shown is not one
+/// moment: the vhost goes on between two pieces.
+///
+/// - What is there all the while is shown once, and as it is.
+/// - What is declared after the inventory was made is not shown, nor what is gone before its piece:
+///   so neither is what was deleted and declared anew.
+/// - Of a queue or an exchange that goes after it was shown, bindings may be missing.
+/// - A binding that comes or goes meanwhile may be shown or not. One that is shown leads from an
+///   exchange to a queue or an exchange that were shown, or that every vhost has: whoever reads in
+///   what was shown finds nothing that leads nowhere.
+#[derive(Debug)]
+pub struct Tour {
+    exchanges: IntoIter<ExchangeId>,
+    queues: IntoIter<QueueId>,
+    /// Those that were shown, in order; exchanges that every vhost has among them.
+    shown_exchanges: Vec<ExchangeId>,
+    shown_queues: Vec<QueueId>,
+    /// How many of the exchanges have shown their bindings.
+    bound: usize,
+    /// The last binding of the next one that was looked at.
+    after: Option<Binding>,
+    /// What was looked at since the beginning.
+    work: u64,
+}
+
+impl Inventory {
+    /// Of queues alone, in the order in which they are best looked at.
     #[must_use]
-    pub fn queues_after(&self, after: Option<QueueId>, max: usize) -> Vec<QueueFigures> {
-        let place = |id: QueueId| id.data().as_ffi() & u64::from(u32::MAX);
-        let queues = self.vhost().queues.iter();
-        queues
-            .filter(|(id, _)| after.is_none_or(|after| place(*id) > place(after)))
-            .take(max)
-            .map(|(id, queue)| QueueFigures {
-                id,
+    pub fn into_queues(mut self) -> Vec<QueueId> {
+        self.queues.sort_unstable();
+        self.queues
+    }
+}
+
+impl Tour {
+    /// From the beginning. Sorts what there is, so the vhost is better left alone meanwhile.
+    #[must_use]
+    pub fn of(mut inventory: Inventory) -> Self {
+        inventory.exchanges.sort_unstable();
+        inventory.queues.sort_unstable();
+        Self {
+            exchanges: inventory.exchanges.into_iter(),
+            queues: inventory.queues.into_iter(),
+            shown_exchanges: Vec::new(),
+            shown_queues: Vec::new(),
+            bound: 0,
+            after: None,
+            work: 0,
+        }
+    }
+
+    /// What was looked at so far: one for each exchange, queue, binding and page of bindings, and one
+    /// for some hundreds of octets of arguments.
+    #[must_use]
+    pub const fn work(&self) -> u64 {
+        self.work
+    }
+
+    fn shows(&self, destination: Destination) -> bool {
+        match destination {
+            Destination::Queue(id) => self.shown_queues.binary_search(&id).is_ok(),
+            Destination::Exchange(id) => self.shown_exchanges.binary_search(&id).is_ok(),
+        }
+    }
+
+    /// Some hundreds of octets cost as much to copy as a thing without any.
+    fn count(&mut self, arguments: &FieldTable, scratch: &mut Vec<u8>) {
+        if !arguments.is_empty() {
+            scratch.clear();
+            arguments.encode_into(scratch);
+            self.work += (scratch.len() / OCTETS_PER_WORK) as u64;
+        }
+    }
+}
+
+impl Broker {
+    /// What there is at this moment, in no order. A pass over the names, which lie close together:
+    /// some nanoseconds for each.
+    #[must_use]
+    pub fn inventory(&self) -> Inventory {
+        let vhost = self.vhost();
+        Inventory {
+            exchanges: vhost.exchange_names.values().copied().collect(),
+            queues: vhost.queue_names.values().copied().collect(),
+        }
+    }
+
+    /// Those of these queues that are still there, in figures.
+    #[must_use]
+    pub fn queue_figures(&self, queues: &[QueueId]) -> Vec<QueueFigures> {
+        let vhost = self.vhost();
+        let there = queues.iter().filter_map(|&id| vhost.queues.get(id));
+        there
+            .map(|queue| QueueFigures {
                 name: Arc::clone(&queue.name),
                 ready: queue.index.len(),
                 unacked: queue.unacked,
@@ -121,40 +213,28 @@ impl Broker {
             .collect()
     }
 
-    /// All that is durable and not of one connection alone.
+    /// The next of all that is durable and not of one connection alone, for so much work, or
+    /// somewhat more: what a single thing costs is not divided. None if everything was shown.
     #[must_use]
-    pub fn definitions(&self) -> Definitions {
+    pub fn definitions(&self, tour: &mut Tour, work_max: u64) -> Option<Definitions> {
         let vhost = self.vhost();
-        let durable = |destination| match destination {
-            Destination::Queue(id) => {
-                let queue = vhost.queues.get(id)?;
-                let lasts = queue.durable && queue.exclusive.is_none();
-                lasts.then(|| (Arc::clone(&queue.name), true))
-            }
-            Destination::Exchange(id) => {
-                let exchange = vhost.exchanges.get(id)?;
-                exchange
-                    .durable
-                    .then(|| (Arc::clone(&exchange.name), false))
-            }
-        };
+        let end = tour.work.saturating_add(work_max.max(1));
         let mut definitions = Definitions::default();
-        for (id, exchange) in vhost.exchanges.iter().filter(|(_, x)| x.durable) {
-            let bindings = vhost.bindings.from(id).into_iter();
-            definitions.bindings.extend(bindings.filter_map(|binding| {
-                let (destination, to_queue) = durable(binding.destination)?;
-                Some(BindingDefinition {
-                    source: Arc::clone(&exchange.name),
-                    destination,
-                    to_queue,
-                    routing_key: binding.routing_key,
-                    arguments: binding.arguments,
-                })
-            }));
+        let mut scratch = Vec::new();
+        let before = tour.work;
+        while tour.work < end
+            && let Some(id) = tour.exchanges.next()
+        {
+            tour.work += 1;
+            let Some(exchange) = vhost.exchanges.get(id).filter(|x| x.durable) else {
+                continue;
+            };
+            tour.shown_exchanges.push(id);
             if PREDECLARED
                 .iter()
                 .all(|(name, ..)| **name != *exchange.name)
             {
+                tour.count(&exchange.arguments, &mut scratch);
                 definitions.exchanges.push(ExchangeDefinition {
                     name: Arc::clone(&exchange.name),
                     kind: exchange.kind,
@@ -164,16 +244,55 @@ impl Broker {
                 });
             }
         }
-        let queues = vhost.queues.values();
-        let lasting = queues.filter(|queue| queue.durable && queue.exclusive.is_none());
-        definitions.queues = lasting
-            .map(|queue| QueueDefinition {
+        while tour.work < end
+            && let Some(id) = tour.queues.next()
+        {
+            tour.work += 1;
+            let queue = vhost.queues.get(id);
+            let Some(queue) = queue.filter(|q| q.durable && q.exclusive.is_none()) else {
+                continue;
+            };
+            tour.shown_queues.push(id);
+            tour.count(&queue.arguments, &mut scratch);
+            definitions.queues.push(QueueDefinition {
                 name: Arc::clone(&queue.name),
                 auto_delete: queue.auto_delete,
                 arguments: queue.arguments.clone(),
-            })
-            .collect();
-        definitions
+            });
+        }
+        while tour.work < end
+            && let Some(&id) = tour.shown_exchanges.get(tour.bound)
+        {
+            let left = usize::try_from(end - tour.work).unwrap_or(usize::MAX);
+            let page = vhost.bindings.next_from(id, tour.after.as_ref(), left);
+            tour.work += 1 + page.len() as u64;
+            let names = page.iter().filter(|it| tour.shows(it.destination));
+            let shown = names.filter_map(|binding| self.binding_definition(binding));
+            definitions.bindings.extend(shown);
+            if page.len() < left {
+                tour.bound += 1;
+                tour.after = None;
+            } else {
+                tour.after = page.into_iter().next_back();
+            }
+        }
+        (tour.work > before).then_some(definitions)
+    }
+
+    /// A binding, if both its ends are there.
+    fn binding_definition(&self, binding: &Binding) -> Option<BindingDefinition> {
+        let vhost = self.vhost();
+        let (destination, to_queue) = match binding.destination {
+            Destination::Queue(id) => (&vhost.queues.get(id)?.name, true),
+            Destination::Exchange(id) => (&vhost.exchanges.get(id)?.name, false),
+        };
+        Some(BindingDefinition {
+            source: Arc::clone(&vhost.exchanges.get(binding.source)?.name),
+            destination: Arc::clone(destination),
+            to_queue,
+            routing_key: Arc::clone(&binding.routing_key),
+            arguments: Arc::clone(&binding.arguments),
+        })
     }
 
     /// At most so many schedules, by name, those behind `after` first.

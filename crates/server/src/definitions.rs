@@ -7,12 +7,17 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use leveret_codec::{FieldTable, FieldValue, Properties};
-use leveret_core::inspection::{BindingDefinition, Definitions, ScheduleDefinition};
+use leveret_core::Broker;
+use leveret_core::inspection::{BindingDefinition, Definitions, ScheduleDefinition, Tour};
 use serde_json::{Map, Value, json};
 
 use crate::auth::Door;
 use crate::node::Node;
 use crate::shard::Shard;
+
+/// How much of a vhost is looked at in one go, between two turns, as [`Tour::work`] counts it: some
+/// tenths of a millisecond.
+const PIECE_WORK: u64 = 1_000;
 
 /// Schedules that are looked at in one go, between two turns.
 const SCHEDULES_AT_ONCE: usize = 200;
@@ -23,7 +28,7 @@ pub fn export(node: &Node) -> Value {
     let mut lists = Lists::default();
     for (vhost, shard) in &node.shards {
         lists.vhosts.push(json!({ "name": &**vhost }));
-        lists.add(vhost, &shard.inspect(|broker| broker.definitions()));
+        lists.add_all(vhost, shard);
         lists.add_schedules(vhost, shard);
     }
     let (users, permissions) = accounts(&node.door);
@@ -67,6 +72,15 @@ impl Lists {
         }));
         let bindings = found.bindings.iter().map(|it| binding(vhost, it));
         self.bindings.extend(bindings);
+    }
+
+    /// Piece by piece, as [`Tour`] says. So the vhosts, the pieces of one of them and the schedules are
+    /// each of a moment of their own, and what was read in is what a broker may have had.
+    fn add_all(&mut self, vhost: &str, shard: &Arc<Shard>) {
+        let mut tour = Tour::of(shard.inspect(Broker::inventory));
+        while let Some(found) = shard.inspect(|broker| broker.definitions(&mut tour, PIECE_WORK)) {
+            self.add(vhost, &found);
+        }
     }
 
     fn add_schedules(&mut self, vhost: &str, shard: &Arc<Shard>) {

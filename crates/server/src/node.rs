@@ -11,7 +11,7 @@ use leveret_scheduler as scheduler;
 use leveret_session::SessionConfig;
 use leveret_store::Store;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::auth::Door;
 use crate::backup;
@@ -22,6 +22,7 @@ use crate::error::StartError;
 use crate::http;
 use crate::journal;
 use crate::journal::{Condition, Listener};
+use crate::per_object;
 use crate::registry::{Lobby, Registry};
 use crate::shard::Shard;
 use crate::turnstile::lock;
@@ -53,6 +54,8 @@ pub struct Node {
     pub crons: Arc<crons::Book>,
     /// Backups of definitions: how many.
     pub backups: backup::Counts,
+    /// Room for scrapes of single queues.
+    pub scrapes: Semaphore,
     /// The connections.
     pub registry: Arc<Registry>,
     /// Those of them that have not opened a vhost.
@@ -131,6 +134,7 @@ impl Node {
             schedules,
             crons,
             backups: backup::Counts::default(),
+            scrapes: Semaphore::new(per_object::SCRAPES_MAX),
             registry: Arc::default(),
             talks: http::Talks::default(),
             lobby: Lobby::new((fds_max / 10).max(LOBBY_MIN)),

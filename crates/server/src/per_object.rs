@@ -1,16 +1,19 @@
 //! Metrics of single queues, as Prometheus reads them: written in pieces, because there may be
 //! very many.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
+use leveret_core::Broker;
 use leveret_core::inspection::QueueFigures;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::timeout;
 
 use crate::metrics::escape;
 use crate::node::Node;
@@ -20,6 +23,13 @@ const QUEUES_AT_ONCE: usize = 500;
 
 /// Pieces that wait for the client.
 const PIECES_MAX: usize = 2;
+
+/// Scrapes at a time, each of which holds the figures of all queues, some 100 octets each; others
+/// wait. Anybody who reaches the port may ask.
+pub const SCRAPES_MAX: usize = 4;
+
+/// How long one may take, or a client that does not read would keep others out.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A family: type, name, help, and a queue's value.
 type Family = (
@@ -39,19 +49,32 @@ const FAMILIES: [Family; 6] = [
     ("gauge",   "queue_messages_unacked",                         "Messages delivered and not settled.", |q| q.unacked as u64),
 ];
 
-/// The text as it comes.
-pub struct Pieces(Receiver<String>);
+/// The text as it comes. It ends in an error if it does not come to its end.
+pub struct Pieces {
+    /// `None` is the end.
+    pieces: Receiver<Option<String>>,
+}
+
+/// The queues of a vhost, as they were when they were looked at.
+struct Figures {
+    vhost: Arc<str>,
+    queues: Vec<QueueFigures>,
+}
 
 impl Body for Pieces {
     type Data = Bytes;
-    type Error = std::convert::Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let piece = self.0.poll_recv(context);
-        piece.map(|piece| piece.map(|piece| Ok(Frame::data(Bytes::from(piece)))))
+        let piece = self.pieces.poll_recv(context);
+        piece.map(|piece| match piece {
+            Some(Some(piece)) => Some(Ok(Frame::data(Bytes::from(piece)))),
+            Some(None) => None,
+            None => Some(Err(io::ErrorKind::TimedOut.into())),
+        })
     }
 }
 
@@ -61,41 +84,60 @@ pub fn write(node: &Arc<Node>) -> Pieces {
     let (tell, pieces) = channel(PIECES_MAX);
     let node = Arc::clone(node);
     tokio::spawn(async move {
-        // None: nobody wants to read it any more.
-        let _: Option<()> = write_all(&node, &tell).await;
+        let _place = tokio::select! {
+            place = node.scrapes.acquire() => place,
+            () = tell.closed() => return,
+        };
+        // Nothing: it takes too long, or nobody wants to read it any more.
+        let _ = timeout(SCRAPE_TIMEOUT, write_all(&node, &tell)).await;
     });
-    Pieces(pieces)
+    Pieces { pieces }
 }
 
-/// Family by family, as the format wants it: so every queue is looked at for each.
-async fn write_all(node: &Arc<Node>, tell: &Sender<String>) -> Option<()> {
+/// Family by family, as the format wants it: so the figures of all queues are collected first, each
+/// queue looked at once.
+async fn write_all(node: &Arc<Node>, tell: &Sender<Option<String>>) -> Option<()> {
+    let mut all = Vec::with_capacity(node.shards.len());
+    for vhost in node.shards.keys() {
+        all.push(collect(node, vhost).await?);
+    }
     for (place, (kind, name, help, _)) in FAMILIES.iter().enumerate() {
         let head = format!("# HELP leveret_{name} {help}\n# TYPE leveret_{name} {kind}\n");
-        tell.send(head).await.ok()?;
-        for vhost in node.shards.keys() {
-            let mut seen = BTreeSet::new();
-            let mut after = None;
-            loop {
-                let (node, vhost) = (Arc::clone(node), Arc::clone(vhost));
-                // A vhost is asked between two of its turns, and waiting for that must not hold up
-                // a worker.
-                let page = tokio::task::spawn_blocking(move || {
-                    let shard = node.shards.get(&vhost)?;
-                    let page = shard.inspect(|broker| broker.queues_after(after, QUEUES_AT_ONCE));
-                    Some((vhost, page))
-                });
-                let (vhost, mut page) = page.await.ok()??;
-                let Some(last) = page.last() else {
-                    break;
-                };
-                after = Some(last.id);
-                // One that was made anew meanwhile would come twice, and no sample may.
-                page.retain(|queue| seen.insert(Arc::clone(&queue.name)));
-                tell.send(samples(place, &vhost, &page)).await.ok()?;
+        tell.send(Some(head)).await.ok()?;
+        for Figures { vhost, queues } in &all {
+            for page in queues.chunks(QUEUES_AT_ONCE) {
+                tell.send(Some(samples(place, vhost, page))).await.ok()?;
             }
         }
     }
-    Some(())
+    tell.send(None).await.ok()
+}
+
+/// The figures of the queues that there were when it began, without those that have gone since:
+/// each page is of a moment of its own.
+async fn collect(node: &Arc<Node>, vhost: &Arc<str>) -> Option<Figures> {
+    let inventory = inspect(node, vhost, Broker::inventory).await?;
+    let ids = inventory.into_queues();
+    let mut queues = Vec::with_capacity(ids.len());
+    for page in ids.chunks(QUEUES_AT_ONCE) {
+        let page = page.to_vec();
+        queues.extend(inspect(node, vhost, move |broker| broker.queue_figures(&page)).await?);
+    }
+    Some(Figures {
+        vhost: Arc::clone(vhost),
+        queues,
+    })
+}
+
+/// A vhost is asked between two of its turns, and waiting for that must not hold up a worker.
+async fn inspect<T: Send + 'static>(
+    node: &Arc<Node>,
+    vhost: &Arc<str>,
+    look: impl FnOnce(&Broker) -> T + Send + 'static,
+) -> Option<T> {
+    let shard = Arc::clone(node.shards.get(vhost)?);
+    let found = tokio::task::spawn_blocking(move || shard.inspect(look));
+    found.await.ok()
 }
 
 fn samples(place: usize, vhost: &str, page: &[QueueFigures]) -> String {
@@ -114,4 +156,36 @@ fn samples(place: usize, vhost: &str, page: &[QueueFigures]) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    async fn next(pieces: &mut Pieces) -> Option<Result<Bytes, io::ErrorKind>> {
+        let frame = poll_fn(|context| Pin::new(&mut *pieces).poll_frame(context)).await?;
+        Some(match frame {
+            Ok(frame) => Ok(frame.into_data().unwrap()),
+            Err(error) => Err(error.kind()),
+        })
+    }
+
+    /// It looked like a scrape of fewer queues.
+    #[tokio::test]
+    async fn what_is_cut_off_does_not_look_whole() {
+        for whole in [true, false] {
+            let (tell, pieces) = channel(PIECES_MAX);
+            let mut pieces = Pieces { pieces };
+            tell.send(Some("a".to_owned())).await.unwrap();
+            if whole {
+                tell.send(None).await.unwrap();
+            }
+            drop(tell);
+            assert_eq!(next(&mut pieces).await, Some(Ok(Bytes::from("a"))));
+            let end = (!whole).then_some(Err(io::ErrorKind::TimedOut));
+            assert_eq!(next(&mut pieces).await, end);
+        }
+    }
 }

@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod delays;
 pub(crate) mod kept;
 mod parts;
 

@@ -42,9 +42,12 @@ impl Log for SlowLog {
     }
 }
 
-/// A log that notes down what it is given and what it is asked for.
+/// What a log is given, and what it is asked for.
+type Asked = (Vec<(Seq, Message)>, Vec<Fetch>);
+
+/// A log that notes that down.
 #[derive(Default)]
-struct AskedLog(Arc<Mutex<(Vec<(Seq, Message)>, Vec<Fetch>)>>);
+struct AskedLog(Arc<Mutex<Asked>>);
 
 impl Log for AskedLog {
     fn append(&mut self, records: &mut Vec<Record>) -> Option<Lsn> {
