@@ -80,7 +80,8 @@ impl Vhost {
             self.die(id, entry, Reason::MaxLength, fx);
         }
         if dropped && self.queues.get(id).is_some_and(|q| !q.consumers.is_empty()) {
-            self.look_ahead(id, fx); // what is first now may be away
+            // What is first now may be had, as what stood before it had to wait for the log; or be away.
+            self.pump(id, fx);
         }
     }
 }

@@ -542,6 +542,30 @@ fn a_dead_letter_holds_back_nothing_of_another_priority() {
     assert_eq!(t.heard(reader), ["reader: #7 letter"]);
 }
 
+/// Once nobody looked at what stood behind a letter that had to make room: it stayed in its queue, with
+/// an idle consumer, until the log reported something.
+#[test]
+fn what_stood_behind_a_letter_that_made_room_is_delivered_at_once() {
+    let arguments = [("x-max-priority", 9.into()), ("x-max-length", 1.into())];
+    let (mut t, ch, reader) = lasting(QueueDeclare {
+        durable: true,
+        ..queue_declare_with("dead", arguments)
+    });
+    let high = Properties {
+        priority: Some(9),
+        ..persistent()
+    };
+    t.publish_with(ch, message_with("", "q", high, "letter"), false);
+    t.get(ch, "q");
+    t.log = Log::Held;
+    t.discard(ch, 1);
+    assert_eq!(t.heard(reader), [""; 0], "its record is not safe");
+    t.publish(ch, "dead", "low");
+    assert_eq!(t.heard(reader), ["reader: #1 low"]);
+    t.sync();
+    assert_eq!(t.heard(reader), [""; 0], "the letter was first in line");
+}
+
 /// Once the queue was gone in the log before the message was that had died in it: a crash in between
 /// lost the letter, and the log said of a message that it left a queue that was not there.
 #[test]
