@@ -61,7 +61,8 @@ impl Model {
     }
 
     /// Whether its time is over, if that is known. After somebody has set the clock on the wall it is
-    /// not, of messages that were read back; and nothing expires that could not have been had.
+    /// not, of messages that were read back; nor between the first and the last moment to which it may
+    /// have been put off. And nothing expires that could not have been had.
     pub(crate) fn is_due(&self, queue: &Queue, item: &Item) -> Option<bool> {
         let Some(due) = item.due else {
             return Some(false);
@@ -69,13 +70,16 @@ impl Model {
         if queue.holds_back(item) {
             return Some(false);
         }
-        let unknown = (self.clock_was_set || item.put_off) && self.may_be_away(queue, item);
+        let unknown = (self.clock_was_set || item.put_off) && self.may_be_away(queue, item)
+            || (due..due + item.late).contains(&self.now_ms);
         (!unknown).then_some(due <= self.now_ms)
     }
 
-    /// What is held back is given some more time when it is due. When exactly is not known of what
-    /// may be away: then it is due when it has been read.
-    pub(crate) fn put_off(&mut self) {
+    /// What is held back is given some more time when it is due and somebody looks: the timers surely
+    /// do, and anything else in a turn may. So after a turn in which timers had no part it may be due
+    /// as before, or be put off from now on; after one in which they had, it is not due. When exactly
+    /// is not known of what may be away: then it is due when it has been read.
+    pub(crate) fn put_off(&mut self, by_timers: bool) {
         let mut late: Vec<(String, u64, bool)> = Vec::new();
         for (name, queue) in self.queues.iter().filter(|(_, q)| !q.held.is_empty()) {
             let is_due = |item: &&Item| item.due.is_some_and(|due| due <= self.now_ms);
@@ -90,8 +94,16 @@ impl Model {
             let item = queue.and_then(|q| q.ready.iter_mut().find(|item| item.seq == seq));
             if let Some(item) = item {
                 item.put_off = true;
+                let due = item.due.unwrap_or_default();
+                let (last, later) = (due + item.late, self.now_ms + HELD_LOOK_MS);
+                let first = match by_timers {
+                    true if last <= self.now_ms => later,
+                    true => self.now_ms + 1,
+                    false => due,
+                };
                 if !may_be_away {
-                    item.due = Some(self.now_ms + HELD_LOOK_MS);
+                    item.due = Some(first);
+                    item.late = last.max(later) - first;
                 }
             }
         }
@@ -178,7 +190,8 @@ impl Model {
         let right = match died.reason {
             "expired" => {
                 let earlier = |other: &Item| {
-                    (other.due.unwrap_or(u64::MAX), other.seq) < (item.due.unwrap_or(0), place)
+                    let last = other.due.map_or(u64::MAX, |due| due + other.late);
+                    (last, other.seq) < (item.due.unwrap_or(0), place)
                         && !self.may_be_away(queue, other)
                         && !queue.holds_back(other) // it is put off
                 };
@@ -293,6 +306,16 @@ impl Model {
         Ok(())
     }
 
+    /// The records of the letters from this one on, of those that have one of this turn.
+    pub(crate) fn records_of_letters(&self, from: usize) -> Vec<Lsn> {
+        let letters = self.letters.iter().skip(from);
+        let record = |(id, letter): &(u64, Published)| {
+            let record = self.records.get(&(*id, letter.past.name()));
+            record.copied().filter(|lsn| *lsn > self.before)
+        };
+        letters.filter_map(record).collect()
+    }
+
     /// The one record by which a message leaves its queue and enters others, if it does.
     fn record_of_letter(
         &self,
@@ -372,6 +395,7 @@ impl Model {
                 letter,
                 failures: 0,
                 due: ms.map(|ms| now_ms + ms),
+                late: 0,
                 came: turn,
                 put_off: false,
                 safe,
@@ -403,13 +427,16 @@ impl Model {
 
     /// After a tick: nothing is there whose time is over, unless it is away.
     pub(crate) fn check_times(&mut self) -> Checked {
-        self.put_off();
+        self.put_off(true);
         for (name, queue) in &self.queues {
             let overdue = |item: &&Item| {
                 self.is_due(queue, item) == Some(true) && !self.may_be_away(queue, item)
             };
             if let Some(item) = queue.ready.iter().find(overdue) {
-                return Err(violation!("{item:?} of '{name}' should have expired"));
+                let next = self.died.front();
+                return Err(violation!(
+                    "{item:?} of '{name}' should have expired, and what dies next is {next:?}"
+                ));
             }
         }
         Ok(())

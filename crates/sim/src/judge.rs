@@ -18,7 +18,7 @@ const SHARED_PREFETCH: &str = "beyond the shared prefetch";
 impl Model {
     /// After a command: everything it brings about has been sent, and nothing waits in vain.
     pub(crate) fn settle_down(&mut self) -> Checked {
-        self.put_off();
+        self.put_off(false);
         self.eat()?;
         let mut waiting = Vec::new();
         for (name, queue) in &self.queues {
@@ -97,15 +97,46 @@ impl Model {
 
     /// Takes one thing from the first connection where that makes sense.
     fn eat_one(&mut self, ids: &[ConnectionId]) -> Result<bool, Violation> {
-        for &id in ids {
-            if let Some(sent) = self.seen.get_mut(&id).and_then(VecDeque::pop_front) {
-                if self.makes_sense(id, &sent)? {
-                    return Ok(true);
+        for last in [false, true] {
+            for &id in ids {
+                if self.comes_last(id) != last {
+                    continue;
                 }
-                self.seen.entry(id).or_default().push_front(sent);
+                if let Some(sent) = self.seen.get_mut(&id).and_then(VecDeque::pop_front) {
+                    if self.makes_sense(id, &sent)? {
+                        return Ok(true);
+                    }
+                    self.seen.entry(id).or_default().push_front(sent);
+                }
             }
         }
         Ok(false)
+    }
+
+    /// Whether what comes next to a connection is a message that is gone for good then, while somebody
+    /// else is to have it, too: in between it has come back.
+    fn comes_last(&self, id: ConnectionId) -> bool {
+        let next = |id: &ConnectionId| match self.seen.get(id)?.front()? {
+            Outbound::Deliver {
+                channel,
+                consumer,
+                message,
+                ..
+            } => Some((*channel, *consumer, identify(message)?)),
+            _ => None,
+        };
+        let no_ack = |channel, consumer: u32| {
+            let connection = self.connections.get(&id)?;
+            let tag = connection.numbers.get(&consumer)?;
+            let channel = connection.channels.get(&channel)?.as_ref()?;
+            Some(channel.consumers.get(tag)?.no_ack)
+        };
+        let Some((channel, consumer, message)) = next(&id) else {
+            return false;
+        };
+        let mut others = self.seen.keys().filter(|other| **other != id);
+        no_ack(channel, consumer) == Some(true)
+            && others.any(|other| next(other).is_some_and(|(.., same)| same == message))
     }
 
     pub(crate) fn makes_sense(
@@ -371,6 +402,11 @@ impl Model {
         };
         let queue = self.expected.entry(id).or_default();
         let Some(at) = queue.iter().position(next) else {
+            if let Some(cancel) = cancel
+                && self.waits_for_cancel(id, number, cancel)
+            {
+                return Ok(true);
+            }
             return Ok(self.not_yet("nobody asked for it"));
         };
         let deleted = |expected: &Expected| match expected {

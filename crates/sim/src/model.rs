@@ -44,6 +44,8 @@ pub struct Item {
     pub failures: u32,
     /// When it expires, in milliseconds.
     pub due: Option<u64>,
+    /// So much later at the most: it was put off, and when exactly is the broker's affair.
+    pub late: u64,
     /// Its time was over when nobody could have had it.
     pub put_off: bool,
     /// The turn it came in.
@@ -290,7 +292,7 @@ impl Connection {
 pub type Tally = BTreeMap<&'static str, u64>;
 
 /// The model.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Model {
     /// Exchanges and bindings.
     pub topology: Topology,
@@ -316,6 +318,8 @@ pub struct Model {
     pub swaps: bool,
     /// Somebody has set the clock on the wall.
     pub clock_was_set: bool,
+    /// When timers were last looked at, in milliseconds.
+    pub(crate) ticked_ms: u64,
     /// Turns so far.
     pub(crate) turns: u64,
     /// The last record before this turn.
@@ -346,6 +350,9 @@ pub struct Model {
     pub(crate) why: String,
 }
 
+/// So many orders are tried in a turn in which several may go on.
+const TRIES_MAX: u32 = 200;
+
 /// The text clients are shown for the alarm.
 pub const ALARM: &str = "low on memory";
 
@@ -366,6 +373,7 @@ impl Model {
             pages: false,
             swaps: false,
             clock_was_set: false,
+            ticked_ms: 0,
             turns: 0,
             before: Lsn(0),
             made: Vec::new(),
@@ -458,13 +466,20 @@ impl Model {
                 let gone = queues.filter_map(|(name, queue)| Some((due(queue)?, name.clone())));
                 let mut gone: Vec<(u64, String)> = gone.collect();
                 gone.sort();
-                for (due, name) in gone {
-                    self.expire_before(due)?;
-                    self.count("expired queues", 1);
-                    self.delete_queue(&name)?;
+                // A queue that was used since goes when its timer comes, as long as it is over by now:
+                // maybe before a message that was due before it.
+                let earliest = self.ticked_ms + 1;
+                self.ticked_ms = now.mono.0;
+                let may_be_early = !(gone.is_empty() || self.died.is_empty());
+                let before = may_be_early.then(|| self.clone());
+                let result = self.tick(&gone, None);
+                match before {
+                    Some(before) if result.is_err() => {
+                        *self = before;
+                        self.tick(&gone, Some(earliest)).or(result)?;
+                    }
+                    _ => result?,
                 }
-                self.eat()?;
-                self.check_times()?;
             }
             Event::Evict(id) => {
                 if self.connections.get(&id).is_some_and(|c| !c.closing) {
@@ -481,18 +496,62 @@ impl Model {
             }
         }
         self.settle_down()?;
-        self.look_again()?;
-        while !self.dead.is_empty() {
-            let before = self.dead.len();
-            self.bury()?;
-            self.settle_down()?;
-            self.look_again()?;
-            if self.dead.len() >= before.max(1) {
-                break; // very many: the rest a moment later
+        self.finish(&mut TRIES_MAX.clone())
+    }
+
+    /// What is due goes: queues in this order, all of them at this moment if it is said.
+    fn tick(&mut self, gone: &[(u64, String)], at: Option<u64>) -> Checked {
+        for (due, name) in gone {
+            self.expire_before(at.unwrap_or(*due))?;
+            self.count("expired queues", 1);
+            self.delete_queue(name)?;
+        }
+        self.eat()?;
+        self.check_times()
+    }
+
+    /// The end of a turn: who waits for a message goes on, what died goes on, and nothing may be left.
+    ///
+    /// Who of those that wait for messages goes on first is the broker's affair, and it may matter,
+    /// because what they said meanwhile is obeyed then: there has to be an order in which all is right.
+    fn finish(&mut self, tries: &mut u32) -> Checked {
+        let mut many = false;
+        loop {
+            self.eat()?;
+            let (able, _) = self.able_to_go_on();
+            match able.as_slice() {
+                [] if self.dead.is_empty() || many => break,
+                [] => {
+                    let before = self.dead.len();
+                    self.bury()?;
+                    self.settle_down()?;
+                    many = self.dead.len() >= before; // the rest a moment later
+                }
+                [(id, number)] => self.go_on(*id, *number)?,
+                _ => return self.finish_in_some_order(&able, tries),
             }
         }
         self.nobody_waits_in_vain()?;
         self.nothing_is_left()
+    }
+
+    fn finish_in_some_order(&mut self, able: &[(ConnectionId, u16)], tries: &mut u32) -> Checked {
+        let mut wrong = Ok(());
+        for &(id, number) in able {
+            let mut other = self.clone();
+            let result = other.go_on(id, number).and_then(|()| other.finish(tries));
+            if result.is_ok() {
+                *self = other;
+                return Ok(());
+            }
+            self.count("others went on first", 1);
+            wrong = wrong.and(result);
+            *tries = tries.saturating_sub(1);
+            if *tries == 0 {
+                break;
+            }
+        }
+        wrong
     }
 
     /// The broker has started anew with what the log has kept, and nobody is connected.
@@ -506,6 +565,7 @@ impl Model {
         self.expected.clear();
         self.seen.clear();
         (self.alarm, self.durable) = (false, last);
+        self.ticked_ms = 0;
         (self.defined, self.removed) = (None, None);
         self.topology = Topology::new();
         let exchanges = kept.exchanges.iter();
@@ -527,6 +587,7 @@ impl Model {
                     letter,
                     failures: 0,
                     due: ms.map(|ms| self.now_ms + ms.saturating_sub(passed)),
+                    late: 0,
                     came: 0,
                     put_off: false,
                     safe: Lsn(0),

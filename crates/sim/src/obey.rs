@@ -341,7 +341,7 @@ impl Model {
             return Err(Trouble::Refused(406));
         };
         let publishes = std::mem::take(publishes);
-        let before = self.settled.len();
+        let (before, dead_before) = (self.settled.len(), self.letters.len());
         let (mut published, mut settled, mut refused) = (Vec::new(), Vec::new(), false);
         for (message, mandatory, queues) in publishes {
             let (record, no) = self.distribute(id, number, message, mandatory, &queues)?;
@@ -377,6 +377,8 @@ impl Model {
         }
         self.count("commits", 1);
         self.bury()?;
+        // What died by it goes on in the same record, whether its death had to be recorded or not.
+        published.extend(self.records_of_letters(dead_before));
         let delivered = self.settled.split_off(before);
         let due = self.record_of_commit(&published, &settled, &delivered)?;
         if due.is_some_and(|due| due > self.durable) {

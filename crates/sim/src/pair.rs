@@ -125,6 +125,14 @@ impl Pair {
         let reading = std::mem::take(&mut fx.reading);
         let died = fx.deaths.iter_mut().flat_map(|deaths| deaths.drain(..));
         self.model.died = died.collect();
+        if trace {
+            for record in &records {
+                println!("    {:?} {:?}", record.lsn, record.fact);
+            }
+            for died in &self.model.died {
+                println!("    {died:?}");
+            }
+        }
         self.log.append(records, &mut self.model)?;
         let fetches = std::mem::take(&mut self.machine.fx.fetches);
         for fetch in &fetches {
@@ -139,6 +147,11 @@ impl Pair {
             }
         }
         let swaps = std::mem::take(&mut self.machine.fx.swaps);
+        if trace {
+            for fetch in &fetches {
+                println!("    {fetch:?}");
+            }
+        }
         self.area.ask(swaps)?;
         self.fetches.extend(fetches);
         self.model.pages |= self.machine.broker.metrics().paged_out > 0;

@@ -35,7 +35,7 @@ pub struct Binding {
 }
 
 /// All exchanges and bindings.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Topology {
     /// By name; the default exchange's is empty.
     pub exchanges: BTreeMap<String, Exchange>,

@@ -154,36 +154,53 @@ impl Model {
         }
     }
 
-    /// Who waits for a message gets it, if the broker says so.
-    pub(crate) fn look_again(&mut self) -> Checked {
-        self.eat()?;
-        while let (Some((id, number)), _) = self.next_to_look() {
-            self.go_on(id, number)?;
+    /// Who waits for a message may hear before it comes that one of its consumers has ended: when the
+    /// queue was looked at and had nothing again.
+    pub(crate) fn waits_for_cancel(
+        &mut self,
+        id: ConnectionId,
+        number: u16,
+        cancel: &Method<'static>,
+    ) -> bool {
+        let waits = self.channel(id, number).and_then(|c| c.waits.as_mut());
+        let Some(waits) = waits.filter(|waits| waits.queue.is_some()) else {
+            return false;
+        };
+        let is_next = match waits.replies.first() {
+            Some(Expected::Method(_, next)) => next == cancel,
+            _ => false,
+        };
+        if is_next {
+            waits.replies.remove(0);
+            self.count("cancels before a message", 1);
         }
-        Ok(())
+        is_next
     }
 
     /// It has to, once nothing is in the way any more.
     pub(crate) fn nobody_waits_in_vain(&mut self) -> Checked {
-        self.next_to_look().1?;
+        self.able_to_go_on().1?;
         for queue in self.queues.values_mut() {
             queue.woken = false;
         }
         Ok(())
     }
 
-    fn next_to_look(&mut self) -> (Option<(ConnectionId, u16)>, Checked) {
+    /// Who waits for a message and is answered, in the order in which they have waited, and whether
+    /// somebody waits in vain.
+    pub(crate) fn able_to_go_on(&mut self) -> (Vec<(ConnectionId, u16)>, Checked) {
         let waiting = self.connections.iter().flat_map(|(&id, connection)| {
             let waiting = connection.waiting();
             waiting.filter_map(move |(number, waits)| Some((waits.begun, waits.queue?, id, number)))
         });
         let mut waiting: Vec<_> = waiting.collect();
         waiting.sort_unstable();
-        let mut vain = Ok(());
+        let (mut vain, mut able) = (Ok(()), Vec::new());
         for (_, queue, id, number) in waiting {
             let now_ms = self.now_ms;
             let Some(queue) = self.queues.values_mut().find(|q| q.id == queue) else {
-                return (Some((id, number)), vain);
+                able.push((id, number));
+                continue;
             };
             if queue.woken {
                 queue.used = now_ms;
@@ -191,25 +208,23 @@ impl Model {
             let waits = queue.waits_for_log();
             let Some(front) = queue.ready.front().cloned() else {
                 if self.hears_of_nothing(id, number) {
-                    return (Some((id, number)), vain);
-                }
-                if !waits {
+                    able.push((id, number));
+                } else if !waits {
                     vain = Err(violation!("{id:?}/{number} waits at an empty queue"));
                 }
                 continue;
             };
             let stands = queue.may_stand_still() || front.due.is_some_and(|due| due <= now_ms);
             if self.is_fetched(id, number, &front) {
-                return (Some((id, number)), vain);
-            }
-            if !stands {
+                able.push((id, number));
+            } else if !stands {
                 vain = Err(violation!(
                     "{id:?}/{number} waits for message {} in vain",
                     front.id
                 ));
             }
         }
-        (None, vain)
+        (able, vain)
     }
 
     /// Whether the broker says that there is nothing to be had.
@@ -241,7 +256,7 @@ impl Model {
         })
     }
 
-    fn go_on(&mut self, id: ConnectionId, number: u16) -> Checked {
+    pub(crate) fn go_on(&mut self, id: ConnectionId, number: u16) -> Checked {
         let Some(waits) = self.channel(id, number).and_then(|c| c.waits.take()) else {
             return Ok(());
         };
@@ -383,6 +398,9 @@ impl Model {
     }
 
     /// The one record of a commit that published and settled this, and delivered the rest for good.
+    ///
+    /// There may be one as well if it did none of that: it may have made room for a delivery that is
+    /// settled at once, or for one that the log has to know of before. Then it waits for that.
     pub(crate) fn record_of_commit(
         &mut self,
         published: &[Lsn],
@@ -403,8 +421,13 @@ impl Model {
                 && settled.iter().all(|place| holds(fact, *place))
         };
         if published.is_empty() && settled.is_empty() {
-            // It may have made room for a delivery that is settled at once.
-            let any = |fact: &Fact| delivered.iter().any(|place| holds(fact, *place));
+            let marks = |fact: &Fact| match fact {
+                Fact::Together(facts) => facts
+                    .iter()
+                    .any(|fact| matches!(fact, Fact::MayDeliver { .. })),
+                _ => false,
+            };
+            let any = |fact: &Fact| marks(fact) || delivered.iter().any(|at| holds(fact, *at));
             return Ok(self.record_of("a commit", any).ok());
         }
         let at = self.made.iter().position(|(lsn, fact)| all(*lsn, fact));
