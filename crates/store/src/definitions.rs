@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::{iter, mem};
 
@@ -10,7 +11,7 @@ use leveret_core::record::{BindingFact, Fact};
 use crate::notes::Notes;
 
 /// Number of a record, and 0 for a queue; for others counted from 1, should a record say several.
-type Key = (u64, u32);
+pub(crate) type Key = (u64, u32);
 
 /// What is there, by the number of its record.
 #[derive(Debug, Default)]
@@ -28,6 +29,16 @@ impl Definitions {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.facts.len() + self.notes.len()
+    }
+
+    /// What is no note, in the order of records, from behind this one on.
+    pub(crate) fn facts_after(&self, after: Option<Key>) -> impl Iterator<Item = (&Key, &Fact)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.facts.range((from, Bound::Unbounded))
+    }
+
+    pub(crate) fn notes(&self) -> &Notes {
+        &self.notes
     }
 
     /// In the order of their records; notes are the last ones of a record.

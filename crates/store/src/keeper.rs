@@ -6,7 +6,7 @@
 
 use leveret_core::message::Message;
 
-use crate::checkpoint::{self, Needed};
+use crate::checkpoint::{self, Encoder, Needed};
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::format::{Position, put_varint};
@@ -175,7 +175,7 @@ impl<D: Disk> Log<D> {
         self.flush()?;
         self.sync_files()?;
         let here = self.synced;
-        let (pieces, empty) = {
+        let (needed, empty) = {
             let shared = lock(&self.shared);
             let (mut needed, mut empty) = (Vec::new(), Vec::new());
             for (&number, segment) in &shared.state.segments {
@@ -187,31 +187,39 @@ impl<D: Disk> Log<D> {
                     needed.push(Needed { number, end });
                 }
             }
-            (checkpoint::encode(&shared.state, &needed), empty)
+            (needed, empty)
         };
+        // Written down twice, once only for its length. Nobody but us changes what it is about.
+        let mut encoder = Encoder::new(needed);
+        let mut piece = Vec::new();
         let id = (u64::from(self.synced.segment) << 32) | u64::from(self.synced.offset);
         let part_bytes = usize::try_from(self.room.capacity() / 2).unwrap_or(usize::MAX);
         let part_bytes = part_bytes.clamp(64, checkpoint::PART);
-        let (bytes, parts) = (pieces.len() as u64, pieces.parts(part_bytes));
-        let head_of = |index: usize, part: &[u8]| {
+        let (mut bytes, mut lens) = (0, Vec::new());
+        while encoder.next(&lock(&self.shared).state, &mut piece) {
+            bytes += piece.len() as u64;
+            lens.extend(piece.chunks(part_bytes).map(<[u8]>::len));
+        }
+        let head_of = |index: usize, len: usize| {
             let mut head = Vec::new();
             put_start(&mut head, kind::CHECKPOINT, 0, 0);
             put_varint(&mut head, id);
             put_varint(&mut head, index as u64);
-            head.push(u8::from(index + 1 == parts));
-            put_varint(&mut head, part.len() as u64);
+            head.push(u8::from(index + 1 == lens.len()));
+            put_varint(&mut head, len as u64);
             head
         };
         // All of it or nothing: half a checkpoint only takes room.
-        let bounds = pieces.chunks(part_bytes).enumerate();
-        let bounds = bounds.map(|(index, part)| own_bound(&head_of(index, part), Some(part)));
+        let bounds = lens.iter().enumerate();
+        let bounds = bounds.map(|(index, &len)| own_bound(&head_of(index, len), Some(len)));
         let bounds: Vec<_> = bounds.collect();
         self.prepare(&bounds, true)?;
         let mut first = None;
         let mut index = 0;
-        for piece in pieces {
+        encoder.rewind();
+        while encoder.next(&lock(&self.shared).state, &mut piece) {
             for part in piece.chunks(part_bytes) {
-                let place = self.write_own(&head_of(index, part), Some(part), true)?;
+                let place = self.write_own(&head_of(index, part.len()), Some(part), true)?;
                 first.get_or_insert(Position {
                     segment: place.segment,
                     offset: place.offset,

@@ -443,7 +443,7 @@ impl<D: Disk> Log<D> {
         body: Option<&[u8]>,
         is_relief: bool,
     ) -> Result<Place, StoreError> {
-        let bound = own_bound(head, body);
+        let bound = own_bound(head, body.map(<[u8]>::len));
         self.prepare(&[bound], is_relief)?;
         self.make_way(bound - u64::from(BATCH), bound)?;
         let Some(writer) = &mut self.writer else {
@@ -587,8 +587,8 @@ impl<D: Disk> fmt::Debug for Log<D> {
 }
 
 /// Octets that a record of the log's own needs at most.
-pub(crate) fn own_bound(head: &[u8], body: Option<&[u8]>) -> u64 {
-    let body = body.map_or(0, |body| body.len() + BODY_SUM as usize);
+pub(crate) fn own_bound(head: &[u8], body: Option<usize>) -> u64 {
+    let body = body.map_or(0, |len| len + BODY_SUM as usize);
     // It may begin a batch.
     need(head.len(), body) + u64::from(BATCH)
 }

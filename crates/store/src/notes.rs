@@ -7,6 +7,7 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use leveret_core::record::Note;
@@ -53,6 +54,13 @@ impl Notes {
         }
     }
 
+    /// Number of its record, key and value of each, in the order of keys, from behind this one on.
+    pub(crate) fn after(&self, after: Option<&[u8]>) -> impl Iterator<Item = (u64, &[u8], &[u8])> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = self.0.range::<[u8], _>((from, Bound::Unbounded));
+        rest.map(Kept::parts)
+    }
+
     /// In the order of their records; those of one record in the order of their keys.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Note)> {
         let mut all: Vec<_> = self.0.iter().map(|kept| (kept.lsn(), kept)).collect();
@@ -86,6 +94,16 @@ impl Kept {
         match self {
             Self::Small(octets) => small(octets).0,
             Self::Shared(shared) => &shared.key,
+        }
+    }
+
+    fn parts(&self) -> (u64, &[u8], &[u8]) {
+        match self {
+            Self::Small(octets) => {
+                let (key, lsn, value) = small(octets);
+                (lsn, key, value)
+            }
+            Self::Shared(shared) => (shared.lsn, &shared.key, &shared.value),
         }
     }
 

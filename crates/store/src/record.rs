@@ -283,12 +283,17 @@ pub(crate) fn put_publish(
 pub(crate) fn put_runs(out: &mut Vec<u8>, queue: u64, runs: &[(u64, u64)]) {
     put_varint(out, queue);
     put_varint(out, runs.len() as u64);
-    let mut last = 0;
-    for run in runs {
-        put_varint(out, run.0.saturating_sub(last));
-        put_varint(out, run.1.saturating_sub(run.0));
-        last = run.1;
+    let mut before = 0;
+    for &run in runs {
+        put_run(out, before, run);
+        before = run.1;
     }
+}
+
+/// Adds one of them; the last one ends at `before`.
+pub(crate) fn put_run(out: &mut Vec<u8>, before: u64, run: (u64, u64)) {
+    put_varint(out, run.0.saturating_sub(before));
+    put_varint(out, run.1.saturating_sub(run.0));
 }
 
 /// Adds messages of a queue that are to be delivered again, in order of their places.
@@ -299,16 +304,21 @@ pub(crate) fn put_retries<'a>(
 ) {
     put_varint(out, queue);
     put_varint(out, retries.len() as u64);
-    let mut last = 0;
+    let mut before = 0;
     for retry in retries {
-        put_varint(out, retry.seq.0.saturating_sub(last));
-        last = retry.seq.0;
-        put_varint(out, retry.until.0);
-        put_varint(out, u64::from(retry.deliveries));
-        put_varint(out, u64::from(retry.failures));
-        // 0 is never: that time is over.
-        put_varint(out, retry.expires.map_or(0, |at| at.0.max(1)));
+        put_retry(out, before, retry);
+        before = retry.seq.0;
     }
+}
+
+/// Adds one of them; the last one is in place `before`.
+pub(crate) fn put_retry(out: &mut Vec<u8>, before: u64, retry: &Retry) {
+    put_varint(out, retry.seq.0.saturating_sub(before));
+    put_varint(out, retry.until.0);
+    put_varint(out, u64::from(retry.deliveries));
+    put_varint(out, u64::from(retry.failures));
+    // 0 is never: that time is over.
+    put_varint(out, retry.expires.map_or(0, |at| at.0.max(1)));
 }
 
 /// Sorts runs and joins what touches; those that are none are dropped.
@@ -360,13 +370,7 @@ fn put_definition(out: &mut Vec<u8>, fact: &Fact) {
             put_bytes(out, binding.routing_key.as_bytes());
             put_bytes(out, &binding.arguments);
         }
-        Fact::Noted(note) => {
-            put_bytes(out, &note.key);
-            out.push(u8::from(note.value.is_some()));
-            if let Some(value) = &note.value {
-                put_bytes(out, value);
-            }
-        }
+        Fact::Noted(note) => put_note(out, &note.key, note.value.as_deref()),
         Fact::Published { .. }
         | Fact::Settled { .. }
         | Fact::Purged { .. }
@@ -391,6 +395,15 @@ pub(crate) fn kind_of(fact: &Fact) -> u8 {
         Fact::Retried { .. } => kind::RETRIED,
         Fact::Noted(_) => kind::NOTED,
         Fact::Together(_) => kind::TOGETHER,
+    }
+}
+
+/// Adds a note.
+pub(crate) fn put_note(out: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) {
+    put_bytes(out, key);
+    out.push(u8::from(value.is_some()));
+    if let Some(value) = value {
+        put_bytes(out, value);
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::iter;
 
 use leveret_core::ids::{Lsn, QueueNumber, Seq, Wall};
 use leveret_core::log::{Recovered, RecoveredQueue, Run};
@@ -112,6 +113,12 @@ impl State {
 
     pub(crate) fn queues(&self) -> impl Iterator<Item = &Queue> {
         self.queues.iter().filter(|queue| queue.number != 0)
+    }
+
+    /// The first queue from this place among them on, and its place.
+    pub(crate) fn queue_from(&self, from: usize) -> Option<(usize, &Queue)> {
+        let mut rest = self.queues.iter().enumerate().skip(from);
+        rest.find(|(_, queue)| queue.number != 0)
     }
 
     pub(crate) fn queue(&mut self, vhost: u32, number: u64) -> Option<&mut Queue> {
@@ -381,6 +388,20 @@ impl Queue {
             }
         }
         runs
+    }
+
+    /// First and last place of runs with messages, from this place on.
+    pub(crate) fn runs_from(&self, from: u64) -> impl Iterator<Item = (u64, u64)> {
+        let places = self.messages.range(from..=u64::MAX);
+        let mut places = places.map(|(seq, _)| seq).peekable();
+        iter::from_fn(move || {
+            let first = places.next()?;
+            let mut last = first;
+            while let Some(next) = places.next_if(|next| last.checked_add(1) == Some(*next)) {
+                last = next;
+            }
+            Some((first, last))
+        })
     }
 
     fn recovered(&self) -> RecoveredQueue {
