@@ -4,6 +4,8 @@
 //! In memory a list of heads is `gap, head length, head`, the same that a scan of the batches makes
 //! (see `segment.rs`); only on its way to and from a file it is packed.
 
+use std::io;
+
 use crate::format::{Input, put_varint, varint_len};
 
 /// Octets that a head takes in a footer at most. The gap before it takes 5 at most.
@@ -11,22 +13,53 @@ pub(crate) fn footer_bytes(head: usize) -> usize {
     5 + varint_len(2 * head as u64 + 1) + head
 }
 
-/// A footer that is being made.
+/// Heads as long as this are left out while a footer is being made: a segment may consist of them.
+const LONG: usize = 64;
+
+/// Octets that are put together before they are given away.
+const PIECE: usize = 256 << 10;
+
+/// A footer that is being made, in memory but for long heads.
 #[derive(Debug, Default)]
 pub(crate) struct Footer {
     bytes: Vec<u8>,
+    /// Heads that are left out, in order.
+    left_out: Vec<LeftOut>,
+    /// Octets of them.
+    left_out_bytes: usize,
     /// The last head.
     before: Vec<u8>,
+}
+
+/// A head that was written already, and is read again when the footer is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LeftOut {
+    /// Where in the footer's octets it would be.
+    at: usize,
+    /// Where it is in the file.
+    pub(crate) offset: u32,
+    /// Octets of it.
+    pub(crate) len: u32,
 }
 
 impl Footer {
     /// Octets it takes.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.left_out_bytes
     }
 
     /// Adds a head that begins so many octets after the frame before.
     pub(crate) fn put(&mut self, gap: u32, head: &[u8]) {
+        self.put_from(gap, head, None);
+    }
+
+    /// The same of a head that is at this place of the file.
+    #[inline]
+    pub(crate) fn put_written(&mut self, gap: u32, head: &[u8], offset: u32) {
+        self.put_from(gap, head, Some(offset));
+    }
+
+    fn put_from(&mut self, gap: u32, head: &[u8], offset: Option<u32>) {
         put_varint(&mut self.bytes, u64::from(gap));
         let len = 2 * head.len() as u64;
         let differ = || {
@@ -34,8 +67,13 @@ impl Footer {
                 .zip(&self.before)
                 .filter(|(new, old)| new != old)
         };
-        let is_alike = head.len() == self.before.len()
-            && head.len().div_ceil(8) + differ().count() < head.len();
+        // What is packed is in memory.
+        let most = match offset {
+            Some(_) if head.len() >= LONG => head.len() / 2,
+            _ => head.len(),
+        };
+        let is_alike =
+            head.len() == self.before.len() && head.len().div_ceil(8) + differ().count() < most;
         if is_alike {
             put_varint(&mut self.bytes, len + 1);
             for (new, old) in head.chunks(8).zip(self.before.chunks(8)) {
@@ -46,20 +84,49 @@ impl Footer {
             self.bytes.extend(differ().map(|(new, _)| *new));
         } else {
             put_varint(&mut self.bytes, len);
-            self.bytes.extend_from_slice(head);
+            match (offset, u32::try_from(head.len())) {
+                (Some(offset), Ok(len)) if head.len() >= LONG => {
+                    let at = self.bytes.len();
+                    self.left_out.push(LeftOut { at, offset, len });
+                    self.left_out_bytes += head.len();
+                }
+                _ => self.bytes.extend_from_slice(head),
+            }
         }
         self.before.clear();
         self.before.extend_from_slice(head);
     }
 
-    /// The octets.
-    pub(crate) fn take(self) -> Vec<u8> {
-        self.bytes
+    /// Gives its octets away, piece by piece but for the last ones, which are returned. `read` adds
+    /// a head that was left out.
+    ///
+    /// # Errors
+    /// That of `read` or `give`.
+    pub(crate) fn give(
+        &self,
+        mut read: impl FnMut(LeftOut, &mut Vec<u8>) -> io::Result<()>,
+        mut give: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<Vec<u8>> {
+        let mut piece = Vec::new();
+        let mut rest = self.bytes.as_slice();
+        let mut at = 0;
+        for head in &self.left_out {
+            let (before, after) = rest.split_at(head.at - at);
+            (rest, at) = (after, head.at);
+            piece.extend_from_slice(before);
+            read(*head, &mut piece)?;
+            if piece.len() >= PIECE {
+                give(&piece)?;
+                piece.clear();
+            }
+        }
+        piece.extend_from_slice(rest);
+        Ok(piece)
     }
 }
 
 /// Packs a list of heads. None if it is none.
-pub(crate) fn pack(list: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn pack(list: &[u8]) -> Option<Footer> {
     let mut footer = Footer::default();
     let mut input = Input(list);
     while !input.is_empty() {
@@ -67,7 +134,7 @@ pub(crate) fn pack(list: &[u8]) -> Option<Vec<u8>> {
         let head = input.bytes()?;
         footer.put(gap, head);
     }
-    Some(footer.take())
+    Some(footer)
 }
 
 /// The list of heads in a footer, at most nine times as long. None if it cannot be read.
@@ -108,6 +175,23 @@ mod tests {
 
     use super::*;
 
+    /// All of it.
+    fn octets(footer: &Footer, file: &[u8]) -> Vec<u8> {
+        let mut all = Vec::new();
+        let read = |head: LeftOut, piece: &mut Vec<u8>| {
+            let at = head.offset as usize;
+            piece.extend_from_slice(&file[at..at + head.len as usize]);
+            Ok(())
+        };
+        let given = footer.give(read, |piece| {
+            all.extend_from_slice(piece);
+            Ok(())
+        });
+        all.extend_from_slice(&given.expect("given"));
+        assert_eq!(all.len(), footer.len());
+        all
+    }
+
     proptest! {
         #[test]
         fn a_list_comes_back(
@@ -128,7 +212,7 @@ mod tests {
                     bound += footer_bytes(head.len());
                 }
             }
-            let packed = pack(&list).expect("a list");
+            let packed = octets(&pack(&list).expect("a list"), &[]);
             prop_assert!(packed.len() <= bound);
             prop_assert_eq!(unpack(&packed), Some(list));
         }
@@ -139,6 +223,56 @@ mod tests {
                 prop_assert!(list.len() <= 9 * octets.len());
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn long_heads_come_back_from_the_file(
+            heads in prop::collection::vec((0..3_u8, 0..3_u8, 0..200_usize), 0..60),
+        ) {
+            let (mut file, mut list, mut footer) = (Vec::new(), Vec::new(), Footer::default());
+            for (one, other, len) in heads {
+                let mut head = vec![one; len];
+                head.extend(vec![other; len / 2]);
+                put_varint(&mut list, 7);
+                put_varint(&mut list, head.len() as u64);
+                list.extend_from_slice(&head);
+                footer.put_written(7, &head, u32::try_from(file.len()).unwrap());
+                file.extend_from_slice(&head);
+            }
+            prop_assert_eq!(unpack(&octets(&footer, &file)), Some(list));
+        }
+    }
+
+    /// 100,000 schedules are as many long heads, and a segment may have 64 MiB of them.
+    #[test]
+    fn long_heads_are_not_in_memory() {
+        let mut footer = Footer::default();
+        let (mut file, mut list) = (Vec::new(), Vec::new());
+        for number in 0..10_000_u32 {
+            let len = 300 + number as usize % 7;
+            let head = vec![number.to_le_bytes()[0]; len];
+            put_varint(&mut list, 0);
+            put_varint(&mut list, len as u64);
+            list.extend_from_slice(&head);
+            footer.put_written(0, &head, u32::try_from(file.len()).unwrap());
+            file.extend_from_slice(&head);
+        }
+        let each = footer.bytes.len() / 10_000 + size_of::<LeftOut>();
+        assert!(each <= 20, "{each} octets each");
+        let mut longest = 0;
+        let read = |head: LeftOut, piece: &mut Vec<u8>| {
+            let at = head.offset as usize;
+            piece.extend_from_slice(&file[at..at + head.len as usize]);
+            Ok(())
+        };
+        let given = footer.give(read, |piece| {
+            longest = longest.max(piece.len());
+            Ok(())
+        });
+        assert!(given.is_ok_and(|last| last.len() < PIECE));
+        assert!((PIECE..PIECE + 400).contains(&longest), "{longest}");
+        assert_eq!(unpack(&octets(&footer, &file)), Some(list));
     }
 
     #[test]

@@ -136,15 +136,15 @@ pub(crate) struct Trailer {
 }
 
 impl Trailer {
-    /// The trailer's octets, with the sum over it and the footer.
-    pub(crate) fn encode(self, segment: u32, footer: &[u8]) -> [u8; TRAILER as usize] {
+    /// The trailer's octets, with the sum over it and the footer, of which the [`sum`] is this.
+    pub(crate) fn encode(self, segment: u32, footer: u32) -> [u8; TRAILER as usize] {
         let mut bytes = [0; TRAILER as usize];
         bytes[0..8].copy_from_slice(&TRAILER_MAGIC);
         bytes[8..16].copy_from_slice(&u64::from(segment).to_le_bytes());
         bytes[16..20].copy_from_slice(&self.footer.to_le_bytes());
         bytes[20..24].copy_from_slice(&self.footer_bytes.to_le_bytes());
         bytes[24..28].copy_from_slice(&self.end.to_le_bytes());
-        let sum = crc32c_append(sum(segment, self.footer, footer), &bytes[..28]);
+        let sum = crc32c_append(footer, &bytes[..28]);
         bytes[28..32].copy_from_slice(&sum.to_le_bytes());
         bytes
     }
@@ -169,6 +169,7 @@ impl Trailer {
 
     /// Whether footer and trailer are what was written.
     pub(crate) fn verify(self, bytes: &[u8], segment: u32, footer: &[u8]) -> bool {
+        let footer = sum(segment, self.footer, footer);
         self.encode(segment, footer).as_slice() == bytes
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn secure<F: DiskFile>(recovery: &Recovery<F>) -> Result<(), StoreErr
         let Some(footer) = pack(&heads.list) else {
             continue;
         };
-        match seal(file, *number, segment.bytes, heads.end, footer) {
+        match seal(file, *number, segment.bytes, heads.end, &footer) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
             Err(error) => {
                 return Err(StoreError::io(

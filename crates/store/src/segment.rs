@@ -8,7 +8,7 @@ use std::io;
 
 use crate::disk::DiskFile;
 use crate::error::StoreError;
-use crate::footer::{Footer, footer_bytes, unpack};
+use crate::footer::{Footer, LeftOut, footer_bytes, unpack};
 use crate::format::{
     BATCH, BATCH_MAGIC, BatchHeader, HEADER, Input, Position, TRAILER, Trailer, put_varint, sum,
     varint_len,
@@ -121,7 +121,7 @@ impl<F: DiskFile> Writer<F> {
         self.buffer.extend_from_slice(&sum.to_le_bytes());
         self.buffer.extend_from_slice(head);
         self.records += 1;
-        self.footer.put(frame - self.frame_end, head);
+        self.footer.put_written(frame - self.frame_end, head, start);
         self.frame_end = self.here();
         Place {
             segment: self.number,
@@ -173,19 +173,20 @@ impl<F: DiskFile> Writer<F> {
 
     /// Writes the footer: nothing can follow.
     pub(crate) fn seal(&mut self) -> io::Result<u64> {
-        let footer = std::mem::take(&mut self.footer).take();
-        seal(&self.file, self.number, self.bytes, self.at, footer)
+        let footer = std::mem::take(&mut self.footer);
+        seal(&self.file, self.number, self.bytes, self.at, &footer)
     }
 }
 
 /// Writes footer and trailer to the end of a file of `bytes`, which grows if it must. Returns how
-/// much was written.
+/// much was written: nothing if a head cannot be read again. Whoever reads such a file goes by its
+/// batches.
 pub(crate) fn seal<F: DiskFile>(
     file: &F,
     number: u32,
     bytes: u64,
     end: u32,
-    mut footer: Vec<u8>,
+    footer: &Footer,
 ) -> io::Result<u64> {
     let len = footer.len() as u64 + u64::from(TRAILER);
     let at = bytes.saturating_sub(len).max(u64::from(end));
@@ -195,10 +196,77 @@ pub(crate) fn seal<F: DiskFile>(
         footer_bytes: u32::try_from(footer.len()).map_err(|_| too_long())?,
         end,
     };
-    let trailer = trailer.encode(number, &footer);
-    footer.extend_from_slice(&trailer);
-    file.write_at(at, &footer)?;
+    let mut to = at;
+    let mut so_far = sum(number, trailer.footer, &[]);
+    let mut written = Written::new(file, number);
+    let mut is_sound = true;
+    let given = footer.give(
+        |head, piece| {
+            let read = written.head(head);
+            is_sound = read.is_some();
+            piece.extend_from_slice(read.ok_or(io::ErrorKind::InvalidData)?);
+            Ok(())
+        },
+        |piece| {
+            file.write_at(to, piece)?;
+            so_far = crc32c::crc32c_append(so_far, piece);
+            to += piece.len() as u64;
+            Ok(())
+        },
+    );
+    let mut last = match given {
+        Err(_) if !is_sound => return Ok(0),
+        given => given?,
+    };
+    so_far = crc32c::crc32c_append(so_far, &last);
+    last.extend_from_slice(&trailer.encode(number, so_far));
+    file.write_at(to, &last)?;
     Ok(len)
+}
+
+/// Octets of a file that are read ahead.
+const READ_AHEAD: usize = 256 << 10;
+
+/// Heads that were written, read again one after the other.
+struct Written<'a, F> {
+    file: &'a F,
+    number: u32,
+    /// What was read, from this place on.
+    from: u32,
+    read: Vec<u8>,
+}
+
+impl<'a, F: DiskFile> Written<'a, F> {
+    fn new(file: &'a F, number: u32) -> Self {
+        Self {
+            file,
+            number,
+            from: 0,
+            read: Vec::new(),
+        }
+    }
+
+    /// None if it cannot be read, or is not what was written.
+    fn head(&mut self, head: LeftOut) -> Option<&[u8]> {
+        let start = head.offset.checked_sub(HEAD_SUM)?;
+        let len = (head.len + HEAD_SUM) as usize;
+        let at = start.checked_sub(self.from).map(|at| at as usize);
+        let is_here = |at: &usize| at.saturating_add(len) <= self.read.len();
+        let at = match at.filter(is_here) {
+            Some(at) => at,
+            None => {
+                self.read.clear();
+                self.read.resize(READ_AHEAD.max(len), 0);
+                let read = self.file.read_at(u64::from(start), &mut self.read).ok()?;
+                self.read.truncate(read);
+                self.from = start;
+                0
+            }
+        };
+        let mut input = Input(self.read.get(at..at + len)?);
+        let expected = input.u32()?;
+        (sum(self.number, head.offset, input.0) == expected).then_some(input.0)
+    }
 }
 
 /// The heads of a segment.
@@ -529,4 +597,95 @@ pub(crate) fn read_body<F: DiskFile>(
 pub(crate) fn body_is_sound(place: Place, bytes: &[u8]) -> bool {
     let mut input = Input(bytes);
     input.u32() == Some(sum(place.segment, place.offset, input.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use leveret_core::record::{Fact, Note};
+
+    use super::*;
+    use crate::record::{kind, put_fact, put_start};
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl DiskFile for Memory {
+        fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            let mut file = self.0.lock().unwrap();
+            let (start, end) = (offset as usize, offset as usize + bytes.len());
+            let len = file.len().max(end);
+            file.resize(len, 0);
+            file[start..end].copy_from_slice(bytes);
+            Ok(())
+        }
+
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+            let file = self.0.lock().unwrap();
+            let rest = file.get(offset as usize..).unwrap_or_default();
+            let len = rest.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&rest[..len]);
+            Ok(len)
+        }
+
+        fn size(&self) -> io::Result<u64> {
+            Ok(self.0.lock().unwrap().len() as u64)
+        }
+
+        fn truncate(&self, len: u64) -> io::Result<()> {
+            self.0.lock().unwrap().truncate(len as usize);
+            Ok(())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const BYTES: usize = 4 << 20;
+
+    /// A segment with notes, two batches of them.
+    fn segment() -> (Writer<Memory>, Memory) {
+        let file = Memory(Arc::new(Mutex::new(vec![0; BYTES])));
+        let mut writer = Writer::new(7, file.clone(), BYTES as u64, Vec::new());
+        for number in 0..3_000_u64 {
+            let note = Fact::Noted(Note {
+                key: number.to_string().into_bytes().into(),
+                value: Some(vec![3; 10 + number as usize % 700].into()),
+            });
+            let mut head = Vec::new();
+            put_start(&mut head, kind::NOTED, 1, number);
+            put_fact(&mut head, &note);
+            writer.put_head(&head);
+            if number == 1_500 {
+                writer.flush(Position::default()).unwrap();
+            }
+        }
+        writer.flush(Position::default()).unwrap();
+        (writer, file)
+    }
+
+    #[test]
+    fn a_footer_has_what_the_batches_have() {
+        let (mut writer, file) = segment();
+        let scanned = scan(&file, 7).unwrap();
+        assert!(!scanned.has_footer && scanned.list.len() > 3 * READ_AHEAD);
+        writer.seal().unwrap();
+        let read = read_heads(&file, 7).unwrap();
+        assert!(read.has_footer && read.list == scanned.list);
+        assert_eq!(file.size().unwrap(), BYTES as u64, "it had room for it");
+    }
+
+    #[test]
+    fn where_a_head_is_not_what_was_written_there_is_no_footer() {
+        let (mut writer, file) = segment();
+        let good = scan(&file, 7).unwrap();
+        let at = writer.at as usize - 100;
+        file.0.lock().unwrap()[at] ^= 1;
+        assert_eq!(writer.seal().unwrap(), 0);
+        let read = read_heads(&file, 7).unwrap();
+        assert!(!read.has_footer && read.tail.broken.is_some());
+        assert!(good.list.starts_with(&read.list) && read.list.len() > READ_AHEAD);
+    }
 }
