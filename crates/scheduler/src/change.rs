@@ -52,7 +52,7 @@ impl Registry {
                     }),
                 ..old.state.clone()
             },
-            None => State::new(Done::for_new(&definition.rule.trigger, now)),
+            None => State::of_new(&definition, &wishes),
         };
         if !goes_on && state.more.catch_up_to > Wall(0) {
             state.more.catch_up_to = Wall(0);
@@ -62,10 +62,12 @@ impl Registry {
         if next.is_none() && !is_reboot && !goes_on && !wishes.overdue {
             return Err(never(&definition.name));
         }
-        let paused = wishes.paused.unwrap_or(state.more.paused);
-        state.pause(paused, now);
-        if let Some(note) = wishes.note {
-            state.more.note = note;
+        if old.is_some() {
+            let paused = wishes.paused.unwrap_or(state.more.paused);
+            state.pause(paused, now);
+            if let Some(note) = wishes.note {
+                state.more.note = note;
+            }
         }
         // Nothing is refused from here on.
         if let Some(old) = slot.and_then(|slot| self.schedule(slot)) {
@@ -75,9 +77,13 @@ impl Registry {
             key: Arc::clone(definition.name.key()),
             value: Some(Arc::clone(&definition.kept)),
         };
+        let is_new = slot.is_none();
         let slot = self.place(slot, definition, state, deeds);
         keep(deeds, [note]);
-        keep(deeds, self.state_note(slot));
+        // The state of a new one follows from its definition. Very many may never have another.
+        if !is_new {
+            keep(deeds, self.state_note(slot));
+        }
         self.plan(slot, now);
         Ok(reply::changed(self, slot))
     }

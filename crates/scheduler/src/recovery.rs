@@ -8,7 +8,6 @@ use leveret_core::schedule::Note;
 use crate::agenda::{Slot, Task};
 use crate::change::octets;
 use crate::definition::Definition;
-use crate::done::Done;
 use crate::metrics::Counter;
 use crate::name::Name;
 use crate::registry::{Key, Registry};
@@ -30,10 +29,7 @@ impl Registry {
                         Definition::decode(Name::of_key(Arc::clone(&key)), &value)
                             .map_err(|why| format!("{name}: {why}"))?;
                     self.templates_octets += octets(&definition);
-                    let done = Done::for_new(&definition.rule.trigger, definition.since());
-                    let mut state = State::new(done);
-                    state.more.paused = wishes.paused.unwrap_or(false);
-                    state.more.note = wishes.note.unwrap_or_default();
+                    let state = State::of_new(&definition, &wishes);
                     self.insert(Schedule::new(definition, state));
                 }
                 Key::State(name) => {

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use leveret_core::ids::Wall;
 
+use crate::definition::{Definition, Wishes};
 use crate::done::Done;
 use crate::octets::{Octets, put_text};
 use crate::seldom::{Rare, Seldom};
@@ -65,6 +66,19 @@ impl State {
             runs: 0,
             more: Seldom::default(),
         }
+    }
+
+    /// Of a schedule as its order made it. Nothing of that is kept beside the definition.
+    pub(crate) fn of_new(definition: &Definition, wishes: &Wishes) -> Self {
+        let trigger = &definition.rule.trigger;
+        let mut state = Self::new(Done::for_new(trigger, definition.since()));
+        if wishes.paused == Some(true) {
+            state.more.paused = true;
+        }
+        if let Some(note) = &wishes.note {
+            state.more.note = note.clone();
+        }
+        state
     }
 
     /// Pauses it, or lets it go on: what it would have fired meanwhile is left out.

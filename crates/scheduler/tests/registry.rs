@@ -107,6 +107,50 @@ fn restart_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_new_schedule_is_kept_by_its_order_alone() {
+    let cases: [[(&str, FieldValue); 3]; 4] = [
+        [
+            ("cron", "@hourly".into()),
+            ("note", "by hand".into()),
+            ("paused", false.into()),
+        ],
+        [
+            ("every", "1m".into()),
+            ("note", "not yet".into()),
+            ("paused", true.into()),
+        ],
+        [
+            ("at", "2026-11-23T11:00:00Z".into()),
+            ("note", "".into()),
+            ("paused", false.into()),
+        ],
+        [
+            ("cron", "@hourly".into()),
+            ("jitter", FieldValue::I64(10_000)),
+            ("paused", true.into()),
+        ],
+    ];
+    for [a, b, c] in cases {
+        let put = [("name", "n".into()), a, b, c];
+        let mut desk = Desk::new(MONDAY);
+        desk.order(put.clone()).unwrap();
+        assert_eq!(desk.kept.len(), 1, "{put:?}");
+        let shown = desk.ask("show", "n");
+        assert_eq!(desk.restart(MONDAY), [""; 0], "{put:?}");
+        assert_eq!(desk.ask("show", "n"), shown, "{put:?}");
+        // What was done to it since is not in its order.
+        desk.put(&[("action", "pause"), ("name", "n"), ("note", "changed")]);
+        assert_eq!(desk.kept.len(), 2, "{put:?}");
+        desk.order(put.clone()).unwrap();
+        let shown = desk.ask("show", "n");
+        desk.restart(MONDAY);
+        assert_eq!(desk.ask("show", "n"), shown, "{put:?}");
+        desk.ask("delete", "n");
+        assert!(desk.kept.is_empty(), "{put:?}");
+    }
+}
+
+#[test]
 fn clock_jumps_fire_nothing_twice() {
     let mut desk = Desk::new(MONDAY);
     desk.put(&[("name", "a"), ("every", "1m")]);
