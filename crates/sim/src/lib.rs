@@ -27,6 +27,7 @@ mod declare;
 pub mod dice;
 mod ending;
 pub mod fault;
+pub mod full;
 pub mod history;
 pub mod invariants;
 mod judge;

@@ -2,7 +2,7 @@
 //!
 //! [`Log`] is the whole of it without threads: it writes batches of records, syncs, says what is
 //! safe, keeps house, and reads itself back when it is opened. [`Store`] puts a commit thread and a
-//! fetch thread around it for the server. Everything goes through the trait [`Disk`], so that a
+//! fetch thread around it for the server, [`Stepped`] the committer without its thread. Everything goes through the trait [`Disk`], so that a
 //! simulator can crash it at any step.
 //!
 //! Read `docs/storage-format.md` first, then `log.rs`, `state.rs`, `recovery.rs`.
@@ -36,9 +36,10 @@ mod salvage;
 mod scan;
 mod segment;
 mod state;
+mod stepped;
+mod store;
 mod swap;
 
-pub use committer::Store;
 pub use disk::{Disk, DiskFile};
 pub use error::StoreError;
 pub use fetch::Reader;
@@ -48,3 +49,5 @@ pub use metrics::Metrics;
 pub use options::Options;
 pub use salvage::{Findings, Salvaged, check, salvage};
 pub use scan::{Scan, scan, scan_heads};
+pub use stepped::Stepped;
+pub use store::Store;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use leveret_sim::batch::add_up;
+use leveret_sim::full::command as full;
 use leveret_sim::storage::command;
 use leveret_sim::timed::command as timed;
 use leveret_sim::{Setup, Tally, run, shrink, sim};
@@ -40,6 +41,8 @@ struct Arguments {
 enum Part {
     /// The log, on a disk that forgets, tears and fails.
     Storage(command::Arguments),
+    /// The committer of the log, on a disk that gets full.
+    Full(full::Arguments),
     /// Schedules and delayed messages, on clocks that jump.
     Timed(timed::Arguments),
 }
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match &arguments.part {
         Some(Part::Storage(arguments)) => return command::command(arguments),
+        Some(Part::Full(arguments)) => return full::command(arguments),
         Some(Part::Timed(arguments)) => return timed::command(arguments),
         None => {}
     }
