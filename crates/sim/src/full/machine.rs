@@ -334,7 +334,7 @@ impl Machine {
         Ok(())
     }
 
-    fn judge(&mut self, n: usize, found: &Recovered, settled: bool) -> Result<(), Trouble> {
+    fn judge(&self, n: usize, found: &Recovered, settled: bool) -> Result<(), Trouble> {
         let judged = self.expected[n].judge(found, settled);
         judged.map_err(|why| Trouble::Wrong(format!("vhost {}: {why}", VHOSTS[n])))
     }
