@@ -100,9 +100,13 @@ impl Sorting<'_> {
             Fact::QueueDeleted { queue, .. } => self.knows(*queue) && !self.defines,
             Fact::ExchangeDeleted { .. } | Fact::Unbound(_) => !self.defines,
             Fact::Together(facts) if frees(fact) => facts.iter().all(|fact| match fact {
-                // Of two notes the last one holds, and of two retries.
+                // Of two notes the last one holds, and of two retries; and what is not there is not
+                // retried.
                 Fact::Noted(note) => !self.keys.contains(&note.key),
-                Fact::Retried { .. } => !self.retries,
+                Fact::Retried { queue, retries } => {
+                    let mut retries = retries.iter();
+                    !self.retries && retries.all(|retry| self.is_there(*queue, retry.seq))
+                }
                 fact => self.may_go(fact),
             }),
             _ => false,
@@ -390,6 +394,8 @@ mod tests {
             (vec![noted("k"), together(vec![settle(1), noted("k")])], vec![], "the last note holds"),
             (vec![noted("l"), together(vec![settle(1), noted("k")])], vec![101], "another note"),
             (vec![together(vec![publish(Q, 10), retried(2, 1)]), together(vec![settle(1), retried(2, 2)])], vec![], "the last word holds"),
+            (vec![publish(Q, 10), together(vec![settle(1), retried(2, 1)])], vec![101], "what is there is retried"),
+            (vec![publish(Q, 10), together(vec![settle(1), retried(10, 1)])], vec![], "what is not there"),
             (vec![noted("k"), together(vec![noted("l")])], vec![], "no settle in it"),
         ];
         for (facts, expected, why) in table {

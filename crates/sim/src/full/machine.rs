@@ -18,9 +18,6 @@ use crate::storage::image::Crash;
 /// Vhosts that there are.
 pub const VHOSTS: [&str; 2] = ["v", "w"];
 
-/// Starts since there was room, as many as the reserve surely lasts for.
-const STARTS_MAX: u32 = 2;
-
 /// Remembers what it hears.
 #[derive(Default)]
 struct Ear(Mutex<Vec<Report>>);
@@ -219,7 +216,8 @@ impl Machine {
         let mut log = opened
             .map_err(|error| Trouble::Wrong(format!("probe: {error}")))?
             .log;
-        let settled = self.starts <= STARTS_MAX;
+        // Each start takes of the reserve, and a power cut may.
+        let settled = self.starts == 0;
         for (n, name) in VHOSTS.iter().enumerate() {
             let led = log.lead(name);
             let (_, found) = led.map_err(|error| Trouble::Wrong(format!("probe: {error}")))?;

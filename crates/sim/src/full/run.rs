@@ -191,7 +191,7 @@ impl Run {
         self.machine
             .expected
             .iter()
-            .any(|expected| expected.last == 0)
+            .any(|expected| expected.safe == 0)
     }
 
     /// In the end everything that was taken is safe and publishers are told so: because there is
