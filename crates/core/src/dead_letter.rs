@@ -120,6 +120,7 @@ impl Vhost {
     pub(crate) fn die(&mut self, id: QueueId, entry: Entry, reason: Reason, fx: &mut Effects) {
         self.work += 1;
         let Some(queue) = self.queues.get_mut(id) else {
+            self.record_ending(&entry.message, Ending::Died, None, fx);
             return;
         };
         fx.note_death(&queue.name, Some(entry.seq), reason);

@@ -190,6 +190,10 @@ fn the_id_of_a_list_is_not_looked_for_when_it_does_not_wait_any_more() {
     let text = format!("NOT_FOUND - no delayed message '{listed}' in vhost '/'");
     t.expect_close(ch, 404, &text);
     assert!(t.fetches.is_empty(), "no read");
+    // Longer than any message-id.
+    let ch = t.client();
+    ask(&mut t, ch, "cancel", &"x".repeat(256));
+    assert!(t.fetches.is_empty(), "no read");
     // A message-id may look the same: it is found while it is in memory.
     let ch = t.client();
     let properties = Properties {

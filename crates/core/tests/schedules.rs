@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use common::*;
-use leveret_codec::{BasicGet, FieldValue, Properties, QueueDeclare, QueuePurge, TxCommit};
+use leveret_codec::{
+    BasicGet, ExchangeDeclare, FieldTable, FieldValue, Properties, QueueDeclare, QueuePurge,
+    TxCommit,
+};
 use leveret_core::log::Recovered;
 use leveret_core::schedule::{Deeds, Ending, Fire, Note, Order, Refusal, Run, Scheduler, Users};
 use leveret_core::{AmqpError, Event, Fact, Input, Lsn, Message, Outcome, Permissions, Wall};
@@ -65,9 +68,16 @@ impl Scheduler for Echo {
             delivery_mode: Some(2),
             ..Properties::default()
         };
+        // To `late:key`, an exchange that holds it back for a second.
+        let (exchange, key) = to.split_once(':').unwrap_or(("", &to));
+        let delay = [("x-delay", FieldValue::I32(1_000))];
+        let properties = Properties {
+            headers: (!exchange.is_empty()).then(|| FieldTable::from_iter(delay)),
+            ..properties
+        };
         deeds.fires.push(Fire {
             user: Arc::from("guest"),
-            message: Message::fired("", &to, &properties, &body),
+            message: Message::fired(exchange, key, &properties, &body),
             notes: vec![note("ran")],
         });
     }
@@ -315,6 +325,49 @@ fn a_fired_message_that_dies_with_its_queue_is_told_of() {
     s.heard();
     s.t.close(s.ch);
     assert_eq!(s.heard(), ["settled Removed"]);
+}
+
+/// Its schedule waited for it until its `overlap-timeout`.
+#[test]
+fn a_fired_message_that_is_cancelled_while_it_waits_is_told_of() {
+    let mut s = Scheduled::new();
+    let declare = ExchangeDeclare {
+        durable: true,
+        arguments: table([("x-delayed-type", text("direct"))]),
+        ..exchange_declare("late", "x-delayed-message")
+    };
+    s.t.method(s.ch, declare);
+    s.order("late:q", 0, "x");
+    s.pass(1);
+    assert_eq!(s.heard(), ["routed 1"]);
+    s.t.facts();
+    let id = format!("run/{}", s.t.now.wall.0);
+    let cancel = [
+        ("x-delayed-action", text("cancel")),
+        ("x-delayed-id", text(&id)),
+    ];
+    delayed_order(&mut s, &cancel).expect("cancelled");
+    assert_eq!(s.heard(), ["settled Removed"]);
+    let facts = s.t.facts();
+    let Some(Fact::Together(facts)) = facts.first() else {
+        panic!("{facts:?}");
+    };
+    assert!(
+        matches!(&facts[..], [Fact::Settled { .. }, Fact::Noted(_)]),
+        "{facts:?}"
+    );
+}
+
+#[test]
+fn a_fired_message_that_is_rejected_after_its_queue_is_gone_is_told_of() {
+    let mut s = Scheduled::new();
+    s.order("q", 0, "x");
+    s.pass(1);
+    s.t.consume(s.ch, "q", "worker");
+    s.t.delete_queue(s.ch, "q");
+    s.heard();
+    s.t.settle(s.ch, 1, false, Outcome::Reject { requeue: false });
+    assert_eq!(s.heard(), ["settled Died"]);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub(crate) struct Committer<D: Disk> {
     committed: u64,
     segment_bytes: u64,
     is_full: bool,
+    /// There was no room for something in this turn, whatever the disk says of itself.
+    was_refused: bool,
 }
 
 /// A vhost that is led.
@@ -87,6 +89,7 @@ impl<D: Disk> Committer<D> {
             committed: 0,
             segment_bytes,
             is_full: false,
+            was_refused: false,
         }
     }
 
@@ -138,6 +141,7 @@ impl<D: Disk> Committer<D> {
         self.log.compact_eagerly(taken.is_eager);
         self.committed = 0;
         self.see_to_late();
+        self.was_refused = false;
         if self.is_stuck() || self.batch.iter().any(|staged| !staged.records.is_empty()) {
             self.commit()?;
         }
@@ -186,7 +190,7 @@ impl<D: Disk> Committer<D> {
         if !self.is_full && left < ahead {
             self.is_full = true;
             self.report_full();
-        } else if self.is_full && left >= 2 * ahead && self.log.has_room()? {
+        } else if self.is_full && !self.was_refused && left >= 2 * ahead && self.log.has_room()? {
             self.is_full = false;
             self.report_full();
         }
@@ -339,6 +343,7 @@ impl<D: Disk> Committer<D> {
     /// There is no room: what frees some goes first. Its vhost hears of it once everything before
     /// it is safe, too; but for what is late, for which nobody waits.
     fn relieve(&mut self) -> Result<(), StoreError> {
+        self.was_refused = true;
         if !self.is_full {
             self.is_full = true;
             self.report_full();

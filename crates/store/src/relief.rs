@@ -32,18 +32,21 @@ pub(crate) fn frees(fact: &Fact) -> bool {
         | Fact::Unbound(_) => true,
         // There are no more of them than messages that leave.
         Fact::Together(facts) => {
-            let is_settle = |fact: &Fact| matches!(fact, Fact::Settled { .. });
-            facts.iter().any(is_settle) && facts.iter().all(goes_along)
+            let goes_along = |fact: &Fact| match fact {
+                Fact::MayDeliver { .. } | Fact::Retried { .. } | Fact::Noted(_) => true,
+                fact => takes_out(fact),
+            };
+            facts.iter().any(takes_out) && facts.iter().all(goes_along)
         }
         _ => false,
     }
 }
 
-/// Whether a fact may be together with a settle that frees room.
-fn goes_along(fact: &Fact) -> bool {
+/// Whether messages leave their queue with this.
+fn takes_out(fact: &Fact) -> bool {
     matches!(
         fact,
-        Fact::Settled { .. } | Fact::MayDeliver { .. } | Fact::Retried { .. } | Fact::Noted(_)
+        Fact::Settled { .. } | Fact::Purged { .. } | Fact::QueueDeleted { .. }
     )
 }
 
@@ -78,7 +81,7 @@ struct Sorting<'a> {
     state: &'a mut State,
     vhost: u32,
     /// Records that stay behind, and what they speak of: keys of notes, queues with a mark, whether
-    /// anything is retried, and whether anything is defined.
+    /// anything is retried, and whether anything is defined or goes on from one queue to others.
     behind: Vec<Record>,
     keys: HashSet<Arc<[u8]>>,
     marks: BTreeSet<QueueNumber>,
@@ -96,7 +99,9 @@ impl Sorting<'_> {
             }
             // Of two marks the last one holds.
             Fact::MayDeliver { queue, .. } => self.knows(*queue) && !self.marks.contains(queue),
-            // What is published into a queue that is gone is nowhere; but a binding would be left.
+            // What is published into a queue that is gone is nowhere; but a binding would be left. And
+            // a message that goes on as a dead letter would be gone with the queue it comes from, or
+            // find no way after a start.
             Fact::QueueDeleted { queue, .. } => self.knows(*queue) && !self.defines,
             Fact::ExchangeDeleted { .. } | Fact::Unbound(_) => !self.defines,
             Fact::Together(facts) if frees(fact) => facts.iter().all(|fact| match fact {
@@ -128,7 +133,11 @@ impl Sorting<'_> {
             Fact::Noted(note) => {
                 self.keys.insert(Arc::clone(&note.key));
             }
-            Fact::Together(facts) => facts.iter().for_each(|fact| self.note(fact)),
+            Fact::Together(facts) => {
+                let is_publish = |fact: &Fact| matches!(fact, Fact::Published { .. });
+                self.defines |= facts.iter().any(takes_out) && facts.iter().any(is_publish);
+                facts.iter().for_each(|fact| self.note(fact));
+            }
             _ => self.defines = true,
         }
     }
@@ -374,6 +383,7 @@ mod tests {
     #[test]
     fn nothing_goes_first_that_one_who_stays_would_undo() {
         let together = Fact::Together;
+        let letter = || together(vec![settle(1), publish(STUCK, 1)]);
         #[rustfmt::skip]
         let table = [
             (vec![publish(Q, 10), settle(1)], vec![101], "a settle of what is there"),
@@ -397,6 +407,12 @@ mod tests {
             (vec![publish(Q, 10), together(vec![settle(1), retried(2, 1)])], vec![101], "what is there is retried"),
             (vec![publish(Q, 10), together(vec![settle(1), retried(10, 1)])], vec![], "what is not there"),
             (vec![noted("k"), together(vec![noted("l")])], vec![], "no settle in it"),
+            (vec![letter(), deleted(Q)], vec![], "a letter would be gone with its queue"),
+            (vec![letter(), Fact::Unbound(bound())], vec![], "it would find no way after a start"),
+            (vec![letter(), settle(2), purge(3, 9)], vec![101, 102], "what else is in its queue"),
+            (vec![publish(Q, 10), together(vec![purge(1, 9), noted("k")])], vec![101], "fired ones are purged"),
+            (vec![publish(Q, 10), together(vec![deleted(Q), noted("k")])], vec![101], "and go with their queue"),
+            (vec![noted("k"), together(vec![deleted(Q), noted("k")]), deleted(Q)], vec![], "the last note holds"),
         ];
         for (facts, expected, why) in table {
             let mut behind = records(facts.clone());

@@ -137,8 +137,10 @@ impl Vhost {
         if let Some(place) = self.find_delayed(id) {
             return Ok(Looked::At(place));
         }
-        // One that has just left: not to be looked for among all the others.
-        if named(id).is_some() || self.delayed.rooms.iter().all(|room| room.away == 0) {
+        // One that has just left, or a name that nobody can have: not to be looked for among all the
+        // others.
+        let is_none = named(id).is_some() || id.len() > usize::from(u8::MAX);
+        if is_none || self.delayed.rooms.iter().all(|room| room.away == 0) {
             return Ok(Looked::Nowhere);
         }
         self.look_in_log(Wanted::Id(id.into()))

@@ -86,9 +86,11 @@ impl Vhost {
         }
         if self.router.queues.is_empty() && self.router.delaying.is_empty() {
             self.metrics.unroutable_dropped += 1;
-            gone.append(&mut self.noted_of_ending(&message, Ending::Died, fx));
         }
         self.refuse_overflow(&message, fx);
+        if self.router.queues.is_empty() && self.router.delaying.is_empty() {
+            gone.append(&mut self.noted_of_ending(&message, Ending::Died, fx));
+        }
         let held = self.hold_on_the_way(&Arc::from(""), &message, &copies, fx);
         let queues = std::mem::take(&mut self.router.queues);
         self.metrics.routed += queues.len() as u64;
@@ -147,12 +149,12 @@ impl Vhost {
             Some(Some(message)) => message.is_persistent(),
             Some(None) => true,
         };
-        self.take_delayed(place);
+        let message = self.take_delayed(place);
         self.metrics.delayed_cancelled += 1;
-        match self.delays_number().filter(|_| persistent) {
-            Some(queue) => self.record(Fact::Settled { queue, seq: place }, fx),
-            None => Lsn(0),
-        }
+        let queue = self.delays_number().filter(|_| persistent);
+        let settled = queue.map(|queue| Fact::Settled { queue, seq: place });
+        let noted = message.map(|message| self.noted_of_ending(&message, Ending::Removed, fx));
+        self.record_all(settled.into_iter().chain(noted.into_iter().flatten()), fx)
     }
 
     /// Gives a message another time, by the clock on the wall, in one record. None if it is in the
