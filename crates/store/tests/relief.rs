@@ -14,7 +14,7 @@ use faulty::{Faults, FaultyDisk};
 use leveret_core::ids::{Lsn, QueueNumber, Seq, Wall};
 use leveret_core::log::{Journal, Lead, Report, Watcher};
 use leveret_core::record::{Fact, Note, Record, Retry};
-use leveret_store::{Log, Staged, Store, StoreError};
+use leveret_store::{Log, Staged, Stepped, Store, StoreError};
 
 const Q: QueueNumber = QueueNumber(1);
 const OTHER: QueueNumber = QueueNumber(2);
@@ -216,6 +216,34 @@ fn a_client_that_rejects_in_a_circle_leaves_the_reserve_to_acks() {
     drop(full);
     let expected = [retry(1, 1_998), retry(3, 9_000)];
     assert_eq!(retries_known(dir.path()), expected, "the last of each");
+}
+
+/// A quota, for instance. Publishers were stopped and let go on in each turn, and turn followed turn.
+#[test]
+fn a_disk_that_has_room_and_refuses_files_is_full() {
+    let dir = tempfile::tempdir_in(memory()).expect("a directory");
+    fill(dir.path());
+    let disk = FaultyDisk::new(dir.path(), 0);
+    let faults = Arc::clone(&disk.faults);
+    let mut log = Stepped::open(disk, options(SMALL)).expect("a log");
+    let (sender, reports) = channel();
+    let mut lead = log
+        .lead("/", Arc::new(Ear(Mutex::new(sender))))
+        .expect("led");
+    faults.refuses.store(true, SeqCst);
+    faults.free.store(u64::MAX, SeqCst);
+    lead.log.append(&mut vec![record(LAST + 1, retried(1, 1))]);
+    let turns = (0..10).take_while(|_| log.turn().expect("a turn")).count();
+    assert!(turns < 3, "{turns} turns for nothing");
+    let said: Vec<_> = reports
+        .try_iter()
+        .filter(|report| matches!(report, Report::Full(_)))
+        .collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    faults.refuses.store(false, SeqCst);
+    while log.turn().expect("a turn") {}
+    drop(log);
+    assert_eq!(retries_known(dir.path()), [retry(1, 1)]);
 }
 
 #[test]

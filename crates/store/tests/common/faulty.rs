@@ -18,6 +18,8 @@ pub(crate) struct FaultyDisk {
 pub(crate) struct Faults {
     /// Octets that can still be allocated.
     pub(crate) free: AtomicU64,
+    /// There is room for no further file, whatever `free` says: a quota.
+    pub(crate) refuses: AtomicBool,
     /// Syncs fail from now on.
     pub(crate) syncs_fail: AtomicBool,
     /// Footers that were written over what was not synced.
@@ -61,6 +63,9 @@ impl Disk for FaultyDisk {
     type File = FaultyFile<<FileDisk as Disk>::File>;
 
     fn create(&self, name: &str, len: u64) -> io::Result<Self::File> {
+        if self.faults.refuses.load(SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let taken = self
             .faults
             .free
